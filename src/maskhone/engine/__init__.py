@@ -1,0 +1,1 @@
+"""Weights, batched inference and one training loop; none of them knows a method."""

@@ -1,0 +1,291 @@
+"""One training loop, on top of Accelerate; it knows nothing of methods.
+
+A data set is indexed by the running number of the sample: item i is a pure function of i and the
+seed. So a stopped run goes on with exactly the samples it would have seen, whatever the number of
+loader processes.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from maskhone.data.files import replace_when_done
+from maskhone.errors import InputError, MissingExtraError, UsageError
+
+logger = logging.getLogger(__name__)
+
+Batch = Mapping[str, Tensor]
+LossFunction = Callable[[nn.Module, Batch], Tensor]
+Collate = Callable[[list[Any]], Batch]
+
+
+class SampleSource(Protocol):
+    """A data set without an end: any index gives a sample, and always the same one."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Returns sample number `index`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How to optimise.
+
+    Attributes:
+        iterations: optimiser steps.
+        batch_size: items of the data set per step, over all processes.
+        optimizer: `sgd` (momentum 0.9) or `adamw`.
+        learning_rate: at the start, after the warm-up.
+        min_learning_rate: at the end.
+        power: of the polynomial decay.
+        warmup_iterations: steps over which the rate rises linearly from zero.
+        weight_decay: on all parameters.
+        clip_norm: largest gradient norm; 0 does not clip.
+        precision: `fp32` or `bf16` autocast.
+        seed: of the weights and of the data.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between log lines.
+        workers: loader processes.
+    """
+
+    iterations: int
+    batch_size: int
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    min_learning_rate: float = 1e-4
+    power: float = 0.9
+    warmup_iterations: int = 0
+    weight_decay: float = 5e-4
+    clip_norm: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    checkpoint_every: int = 1000
+    log_every: int = 50
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch_size", "learning_rate", "checkpoint_every", "log_every"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UsageError(f"optimizer is {self.optimizer!r}; expected sgd or adamw")
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision is {self.precision!r}; expected fp32 or bf16")
+
+
+def poly_learning_rate(
+    iteration: int,
+    *,
+    iterations: int,
+    start: float,
+    end: float,
+    power: float,
+    warmup_iterations: int = 0,
+) -> float:
+    """Returns the rate of one step of the polynomial schedule with a floor.
+
+    Source: open-mmlab/mmcv 1.1.6 `PolyLrUpdaterHook`; BPR section 6.
+
+    Example:
+        >>> poly_learning_rate(0, iterations=100, start=0.01, end=1e-4, power=0.9)
+        0.01
+    """
+    rate = (start - end) * (1 - iteration / iterations) ** power + end
+    if iteration < warmup_iterations:
+        rate *= (iteration + 1) / warmup_iterations
+    return rate
+
+
+def fit(
+    network: nn.Module,
+    loss_of: LossFunction,
+    samples: SampleSource,
+    collate: Collate,
+    *,
+    schedule: Schedule,
+    out_dir: Path,
+    resume: bool = False,
+    on_step: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """Trains a network in place and returns it; checkpoints and a log go to `out_dir`.
+
+    Args:
+        network: parameters to train.
+        loss_of: gives the scalar loss of a batch.
+        samples: any index gives a sample; sample numbers 0, 1, 2, ... are used in order.
+        collate: joins samples into a batch.
+        schedule: how to optimise.
+        out_dir: receives `checkpoint.pt` (the last) and `log.jsonl`.
+        resume: go on from `checkpoint.pt` when there is one.
+        on_step: called with the number of finished steps and the last loss, for a progress bar.
+
+    Under `accelerate launch` every process takes its share of each batch.
+    """
+    accelerator = _make_accelerator(schedule.precision)
+    if accelerator.num_processes > 1:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    optimizer = _make_optimizer(network, schedule)
+    network, optimizer = accelerator.prepare(network, optimizer)
+    bare = accelerator.unwrap_model(network)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    start = _load_checkpoint(out_dir, bare, optimizer) if resume else 0
+    log = _Log(out_dir / "log.jsonl", is_new=start == 0, is_main=accelerator.is_main_process)
+    network.train()
+    batches = _batches(samples, collate, schedule, start, accelerator)
+    for step, batch in enumerate(batches, start=start):
+        rate = _set_learning_rate(optimizer, schedule, step)
+        with accelerator.autocast():
+            loss = loss_of(network, batch)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        if schedule.clip_norm > 0:
+            accelerator.clip_grad_norm_(network.parameters(), schedule.clip_norm)
+        optimizer.step()
+        done = step + 1
+        log.add(loss.detach())
+        if done % schedule.log_every == 0 or done == schedule.iterations:
+            mean_loss = log.write(done, rate)
+            if on_step is not None:
+                on_step(done, mean_loss)
+        if done % schedule.checkpoint_every == 0 or done == schedule.iterations:
+            if accelerator.is_main_process:
+                _save_checkpoint(out_dir, bare, optimizer, done)
+            accelerator.wait_for_everyone()
+    return bare.eval()
+
+
+def _make_accelerator(precision: str) -> Any:
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise MissingExtraError("accelerate", extra="train") from error
+    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+def _make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=schedule.learning_rate,
+            momentum=0.9,
+            weight_decay=schedule.weight_decay,
+        )
+    return torch.optim.AdamW(
+        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
+    rate = poly_learning_rate(
+        step,
+        iterations=schedule.iterations,
+        start=schedule.learning_rate,
+        end=schedule.min_learning_rate,
+        power=schedule.power,
+        warmup_iterations=schedule.warmup_iterations,
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+class _Numbered(Dataset[Any]):
+    """Gives a SampleSource the type a DataLoader asks for."""
+
+    def __init__(self, samples: SampleSource) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> Any:
+        return self.samples[index]
+
+
+def _batches(
+    samples: SampleSource, collate: Collate, schedule: Schedule, start: int, accelerator: Any
+) -> Iterator[Batch]:
+    """Yields the batches of the steps from `start` on, this process's share of each."""
+    share, remainder = divmod(schedule.batch_size, accelerator.num_processes)
+    if remainder:
+        raise UsageError(
+            f"batch_size is {schedule.batch_size}; expected a multiple of the "
+            f"{accelerator.num_processes} processes"
+        )
+    first = accelerator.process_index * share
+    numbers = [
+        [step * schedule.batch_size + first + i for i in range(share)]
+        for step in range(start, schedule.iterations)
+    ]
+    loader = DataLoader(
+        _Numbered(samples),
+        batch_sampler=numbers,
+        collate_fn=collate,
+        num_workers=schedule.workers,
+        pin_memory=accelerator.device.type == "cuda",
+        prefetch_factor=4 if schedule.workers else None,
+        worker_init_fn=_use_one_thread,
+    )
+    for batch in loader:
+        yield {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
+
+
+def _use_one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _save_checkpoint(
+    out_dir: Path, network: nn.Module, optimizer: torch.optim.Optimizer, done: int
+) -> None:
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+    with replace_when_done(out_dir / "checkpoint.pt") as path:
+        torch.save(state, path)
+
+
+def _load_checkpoint(out_dir: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    path = out_dir / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: this checkpoint is of another network; use another output folder"
+        ) from error
+    return int(state["done"])
+
+
+class _Log:
+    """Appends one JSON line per report: step, mean loss since the last, rate, seconds."""
+
+    def __init__(self, path: Path, *, is_new: bool, is_main: bool) -> None:
+        self.path, self.is_main = path, is_main
+        self.losses: list[Tensor] = []
+        self.began = time.monotonic()
+        if is_main and is_new:
+            path.write_text("")
+
+    def add(self, loss: Tensor) -> None:
+        self.losses.append(loss)
+
+    def write(self, step: int, rate: float) -> float:
+        mean = torch.stack(self.losses).mean().item()
+        self.losses.clear()
+        line = {
+            "step": step,
+            "loss": round(mean, 5),
+            "learning_rate": float(f"{rate:.4g}"),
+            "seconds": round(time.monotonic() - self.began, 1),
+        }
+        if self.is_main:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        logger.info("step %d, loss %.4f", step, mean)
+        return mean

@@ -1,0 +1,109 @@
+"""Weight files: safetensors whose header says what they are and whose hash says they are whole.
+
+The header holds one JSON text under `maskhone`: name, method, config, licence, training recipe and
+scores, and the sha256 of all tensors. Bundled files lie in `maskhone/weights/`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maskhone.data.files import replace_when_done
+from maskhone.errors import WeightsError
+
+BUNDLED_DIR = Path(__file__).parent.parent / "weights"
+
+
+def list_bundled() -> dict[str, Path]:
+    """Lists the weights inside the package: name to file."""
+    return {path.stem: path for path in sorted(BUNDLED_DIR.glob("*.safetensors"))}
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """Resolves the name of bundled weights or the path of a file."""
+    bundled = list_bundled()
+    if str(name_or_path) in bundled:
+        return bundled[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise WeightsError(
+        f"{name_or_path}: neither a weight file nor a bundled name; bundled: "
+        f"{', '.join(bundled) or 'none'} (see: maskhone weights list)"
+    )
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads tensors as float32 (integers as they are) and the header; checks the hash.
+
+    Raises:
+        WeightsError: not a maskhone weight file, or its content does not match its hash.
+    """
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if hash_tensors(state) != header.get("sha256"):
+        raise WeightsError(f"{path}: the content does not match its hash; copy the file again")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, header
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Reads what a weight file says of itself, without its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("maskhone")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a safetensors file ({error}); published checkpoints (.pth) are read "
+            f"with: maskhone weights import {path.name}"
+        ) from error
+    if text is None:
+        raise WeightsError(
+            f"{path}: a safetensors file that maskhone did not write; convert the original "
+            "checkpoint with: maskhone weights import FILE"
+        )
+    header: dict[str, Any] = json.loads(text)
+    return header
+
+
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any], *, half: bool = True
+) -> Path:
+    """Writes tensors (floats as fp16 when `half`) with a header and their hash, whole or not at all.
+
+    Args:
+        path: the file to write.
+        state: tensors by key.
+        header: JSON-able facts; `sha256` is added.
+        half: store floats as fp16. Values beyond fp16's range keep the tensor at fp32.
+    """
+    stored = {key: _compact(value.detach().cpu(), half=half) for key, value in state.items()}
+    full = {**header, "sha256": hash_tensors(stored)}
+    with replace_when_done(path) as unfinished:
+        save_file(stored, unfinished, metadata={"maskhone": json.dumps(full, sort_keys=True)})
+    return path
+
+
+def hash_tensors(state: Mapping[str, Tensor]) -> str:
+    """Computes one sha256 over names, types, shapes and values of all tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _compact(value: Tensor, *, half: bool) -> Tensor:
+    value = value.contiguous()
+    if not (half and value.is_floating_point()):
+        return value.clone()
+    small = value.half()
+    return small if bool(torch.isfinite(small).all()) else value.clone()

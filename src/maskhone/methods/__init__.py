@@ -1,0 +1,1 @@
+"""The refinement methods, neighbours and strangers to each other."""

@@ -1,0 +1,1 @@
+"""BPR: boundary patch refinement (Tang et al., CVPR 2021)."""

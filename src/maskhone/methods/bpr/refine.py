@@ -1,0 +1,209 @@
+"""BPR inference: boundary patches of every object, refined in shared batches, averaged back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskhone.contracts import FOREGROUND, Boxes, Image, Scores
+from maskhone.engine.infer import run_batched
+from maskhone.methods.bpr.boundary import plan_boundary_patches
+from maskhone.methods.bpr.config import BPRConfig
+from maskhone.methods.bpr.network import BPRNetwork, resize
+from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
+from maskhone.ops.boxes import enclose_boxes
+from maskhone.ops.patches import paste_average
+
+
+@dataclass(frozen=True, kw_only=True)
+class BPRRefiner:
+    """Refines masks along their boundary with a BPR network.
+
+    Attributes:
+        network: in eval mode, on `device`.
+        config: how to refine; see `BPRConfig`.
+        device: where to compute.
+        dtype: of the matrix products; float32 or an autocast type.
+        batch_size: patches per call of the network.
+
+    Source: Tang et al., "Look Closer to Segment Better", CVPR 2021; tinyalpha/BPR.
+    Differs: everything stays in memory, and the patches of all objects of an image share batches;
+    the results are those of one patch at a time.
+    """
+
+    network: BPRNetwork
+    config: BPRConfig = field(default_factory=BPRConfig)
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    batch_size: int = 32
+
+    def refine(self, image: Image, masks: Scores) -> Scores:
+        """Refines `(N, H, W)` scores; outside the patches they stay as they are."""
+        scores = masks.copy()
+        halvings = [count_halvings(mask, self.config.coarsest_side_px) for mask in masks]
+        for level in range(max(halvings, default=0), -1, -1):
+            chosen = [i for i, most in enumerate(halvings) if most >= level]
+            self._refine_level(image, scores, chosen, factor=2**level)
+        return scores
+
+    def _refine_level(
+        self, image: Image, scores: Scores, chosen: list[int], *, factor: int
+    ) -> None:
+        """Refines the chosen objects in an image shrunk by a factor, writing into `scores`."""
+        small = shrink(image, factor)
+        plans = [plan_object(scores[i], factor, self.config) for i in chosen]
+        probabilities = run_batched(
+            self._predict,
+            self._cut_all(small, plans),
+            batch_size=self.batch_size,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        for i, plan in zip(chosen, plans, strict=True):
+            patches = [next(probabilities) for _ in plan.boxes_xyxy]
+            if patches:
+                paste_object(np.stack(patches)[plan.copies], plan, scores[i], factor)
+
+    def _cut_all(
+        self, image: Image, plans: list["ObjectPlan"]
+    ) -> Iterator[tuple[NDArray[np.generic], ...]]:
+        """Cuts the patches of all objects, one batch's worth at a time."""
+        for plan in plans:
+            for start in range(0, len(plan.boxes_xyxy), self.batch_size):
+                boxes = plan.boxes_xyxy[start : start + self.batch_size]
+                yield from zip(
+                    cut_image_patches(image, boxes, self.config),
+                    cut_mask_patches(plan.scores, boxes - plan.origin, self.config),
+                    strict=True,
+                )
+
+    def _predict(self, rgb_BSS3: Tensor, score_BSS: Tensor) -> Tensor:  # noqa: N803
+        """Returns `(B, P, P)` probabilities of foreground for enlarged patches."""
+        config = self.config
+        inputs = self.network.prepare(rgb_BSS3.permute(0, 3, 1, 2).float(), score_BSS.unsqueeze(1))
+        logits = self.network(inputs.contiguous(memory_format=torch.channels_last)).float()
+        enlarged = resize(logits, inputs.shape[2:])
+        side = config.patch_px + 2 * config.padding_px
+        if config.resizes_probabilities:
+            probability = resize(enlarged.softmax(dim=1), (side, side))
+        else:
+            probability = resize(enlarged, (side, side)).softmax(dim=1)
+        inner = slice(config.padding_px, config.padding_px + config.patch_px)
+        return probability[:, 1, inner, inner]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectPlan:
+    """What is refined of one object, in the coordinates of the shrunken image.
+
+    Attributes:
+        scores: `(h, w)` float32 scores of the part of the image that holds the object.
+        origin: `(4,)` x, y, x, y of that part's corner.
+        boxes_xyxy: `(K, 4)` distinct patches.
+        copies: `(M,)` the distinct patch of each planned one; moving patches into the image can
+            make them coincide, and each counts in the average.
+    """
+
+    scores: NDArray[np.float32]
+    origin: NDArray[np.int64]
+    boxes_xyxy: Boxes
+    copies: NDArray[np.int64]
+
+
+def count_halvings(mask: NDArray[np.float32], coarsest_side_px: int) -> int:
+    """Counts how often the image is halved for the first pass over an object.
+
+    Args:
+        mask: `(H, W)` scores.
+        coarsest_side_px: the object's longer side in the first pass is between one and two times
+            this; 0 never halves.
+
+    Example:
+        >>> square = np.ones((400, 300), dtype=np.float32)
+        >>> count_halvings(square, 96), count_halvings(square, 0)
+        (2, 0)
+    """
+    if coarsest_side_px == 0:
+        return 0
+    _, _, width, height = cv2.boundingRect((mask > FOREGROUND).view(np.uint8))
+    return max(max(width, height) // coarsest_side_px, 1).bit_length() - 1
+
+
+def shrink(array: NDArray[Any], factor: int) -> NDArray[Any]:
+    """Averages `factor` x `factor` pixels into one; the last row and column fill up the rest.
+
+    Args:
+        array: `(H, W)` or `(H, W, C)`.
+        factor: 1 returns the array itself.
+
+    Returns:
+        Height and width are `ceil(H / factor)` and `ceil(W / factor)`.
+
+    Example:
+        >>> shrink(np.array([[0, 4, 8]], dtype=np.uint8), 2).tolist()
+        [[2, 8]]
+    """
+    if factor == 1:
+        return array
+    height, width = array.shape[:2]
+    full = cv2.copyMakeBorder(array, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
+    size_wh = (full.shape[1] // factor, full.shape[0] // factor)
+    return cv2.resize(full, size_wh, interpolation=cv2.INTER_AREA)
+
+
+def plan_object(scores: NDArray[np.float32], factor: int, config: BPRConfig) -> ObjectPlan:
+    """Plans the patches of one object in an image shrunk by a factor."""
+    size_hw = (-(-scores.shape[0] // factor), -(-scores.shape[1] // factor))
+    x1, y1, x2, y2 = _surroundings(scores, factor, config, size_hw)
+    window = shrink(scores[y1 * factor : y2 * factor, x1 * factor : x2 * factor], factor)
+    mask = np.zeros(size_hw, dtype=np.bool_)
+    mask[y1:y2, x1:x2] = window > FOREGROUND
+    planned, _ = plan_boundary_patches(
+        mask,
+        patch_px=config.patch_px,
+        nms_iou=config.nms_iou,
+        window_px=config.window_px,
+        edge_rule=config.edge_rule,
+    )
+    boxes, first, copies = np.unique(planned, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # keep the order of the plan
+    return ObjectPlan(
+        scores=window,
+        origin=np.array([x1, y1, x1, y1]),
+        boxes_xyxy=boxes[order],
+        copies=np.argsort(order)[copies.reshape(-1)],
+    )
+
+
+def _surroundings(
+    scores: NDArray[np.float32], factor: int, config: BPRConfig, size_hw: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Returns the box, in the shrunken image, that holds the object and all its patches."""
+    x, y, width, height = cv2.boundingRect((scores > FOREGROUND).view(np.uint8))
+    reach = config.patch_px + config.padding_px + 1
+    near = np.array(
+        [[x // factor, y // factor, -(-(x + width) // factor), -(-(y + height) // factor)]]
+    )
+    return enclose_boxes(near + np.array([-reach, -reach, reach, reach]), size_hw)
+
+
+def paste_object(
+    patches: NDArray[np.float32], plan: ObjectPlan, scores: NDArray[np.float32], factor: int
+) -> None:
+    """Averages patches of a shrunken image and writes them, enlarged, into full-size scores."""
+    boxes = plan.boxes_xyxy[plan.copies] - plan.origin
+    mean, is_covered = paste_average(patches, boxes, plan.scores.shape)
+    x, y = (plan.origin[:2] * factor).tolist()
+    if factor > 1:
+        filled = np.where(is_covered, mean, plan.scores)
+        size_wh = (filled.shape[1] * factor, filled.shape[0] * factor)
+        mean = cv2.resize(filled, size_wh, interpolation=cv2.INTER_LINEAR)
+        is_covered = is_covered.repeat(factor, axis=0).repeat(factor, axis=1)
+    here = scores[y : y + mean.shape[0], x : x + mean.shape[1]]
+    height, width = here.shape
+    np.copyto(here, mean[:height, :width], where=is_covered[:height, :width])

@@ -1,0 +1,105 @@
+"""Trains a BPR network from a recipe and packs it as weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from maskhone.engine.recipe import split_recipe
+from maskhone.engine.train import Batch, Schedule, fit
+from maskhone.engine.weights import save_weights
+from maskhone.methods.bpr.config import BPRConfig
+from maskhone.methods.bpr.convert import load_imagenet_backbone
+from maskhone.methods.bpr.network import HRNETS, BPRNetwork, initialise, resize
+from maskhone.methods.bpr.training_set import (
+    Mixture,
+    TrainingData,
+    collate,
+    make_patch_source,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the weights are called and come from.
+
+    Attributes:
+        name: `architecture.training-data`.
+        licence: of the weights, following from the data.
+        init_from: an ImageNet HRNetV2 checkpoint for the backbone; empty for fresh weights.
+    """
+
+    name: str
+    licence: str = "unknown"
+    init_from: str = ""
+
+
+def train(
+    recipe: Mapping[str, Any],
+    *,
+    out_dir: Path,
+    resume: bool = False,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
+    """Trains as the recipe says; returns the weight file `out_dir/<name>.safetensors`.
+
+    Args:
+        recipe: keys are the fields of `Identity`, `BPRConfig`, `TrainingData`, `Mixture` and
+            `Schedule`.
+        out_dir: receives the checkpoint, the log and the weights.
+        resume: go on from the checkpoint in `out_dir`.
+        on_step: called with finished steps and the last loss.
+    """
+    identity, config, data, mixture, schedule = parse_recipe(recipe)
+    source = make_patch_source(data, config, mixture, seed=schedule.seed)
+    network = BPRNetwork(HRNETS[config.network])
+    initialise(network, torch.Generator().manual_seed(schedule.seed))
+    if identity.init_from:
+        load_imagenet_backbone(network, Path(identity.init_from))
+    fit(
+        network.to(memory_format=torch.channels_last),
+        patch_loss,
+        source,
+        collate,
+        schedule=schedule,
+        out_dir=out_dir,
+        resume=resume,
+        on_step=on_step,
+    )
+    return save_weights(
+        out_dir / f"{identity.name}.safetensors",
+        network.state_dict(),
+        {
+            "name": identity.name,
+            "method": "bpr",
+            "licence": identity.licence,
+            "config": asdict(config),
+            "recipe": dict(recipe),
+        },
+    )
+
+
+def parse_recipe(
+    recipe: Mapping[str, Any],
+) -> tuple[Identity, BPRConfig, TrainingData, Mixture, Schedule]:
+    """Splits a flat table into what it sets; unknown keys are refused by name."""
+    table = {k: v for k, v in recipe.items() if k != "method"}
+    parts = split_recipe(table, [Identity, BPRConfig, TrainingData, Mixture, Schedule])
+    identity, config, data, mixture, schedule = parts
+    return identity, config, data, mixture, schedule
+
+
+def patch_loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Computes the mean cross entropy over all pixels of all patches, logits enlarged to S.
+
+    Source: BPR section 6.
+    """
+    bare: Any = getattr(network, "module", network)  # DistributedDataParallel wraps it
+    inputs = bare.prepare(batch["rgb"].float(), batch["score"])
+    logits = network(inputs.contiguous(memory_format=torch.channels_last))
+    target = batch["target"]
+    return cross_entropy(resize(logits.float(), target.shape[1:]), target)

@@ -1,0 +1,239 @@
+"""Patches to train on: image, coarse mask and ground truth, cut along the coarse boundary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskhone.contracts import FOREGROUND, Boxes, Image
+from maskhone.data.folder import TrainingItem, find_training_items, load_training_item
+from maskhone.engine.train import SampleSource
+from maskhone.errors import InputError, UsageError
+from maskhone.methods.bpr.boundary import plan_boundary_patches
+from maskhone.methods.bpr.config import BPRConfig
+from maskhone.methods.bpr.roughen import roughen
+from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchGroup:
+    """Patches of one object, at the network's size S.
+
+    Attributes:
+        images: `(K, S, S, 3)` uint8 RGB.
+        masks: `(K, S, S)` float32 scores of the coarse mask.
+        targets: `(K, S, S)` bool.
+    """
+
+    images: Image
+    masks: NDArray[np.float32]
+    targets: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """What a training patch may look like, beyond the published recipe.
+
+    Attributes:
+        patches_per_image: patches drawn from one rescaled image.
+        real_share: probability that the coarse mask is the stored one and not a roughened truth.
+        binary_share: probability that a soft coarse mask is cut at one half.
+        scale_jitter: half-width, in octaves, of the random scale around each pass of inference.
+    """
+
+    patches_per_image: int = 4
+    real_share: float = 0.5
+    binary_share: float = 0.4
+    scale_jitter: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Where training patches come from: either folders of pictures, or detections of a segmenter.
+
+    Attributes:
+        folders: data sets laid out as `images/`, `masks/`, `coarse/` and `<split>.txt`.
+        split: name of the list file in each folder.
+        images: folder of images of the detections.
+        detections: COCO results json of the segmenter on its own training images.
+        annotations: COCO ground truth json of those images.
+        training_nms_iou: NMS threshold for the training patches of detections; published: 0.25 on
+            Cityscapes, 0.15 on COCO.
+        sample_instances: train on this many detections, drawn at random; -1 takes all. Published
+            for COCO: 70000.
+        samples_with_replacement: draw as the original does.
+            Differs: the default draws without replacement.
+    """
+
+    folders: tuple[str, ...] = ()
+    split: str = "train"
+    images: str = ""
+    detections: str = ""
+    annotations: str = ""
+    training_nms_iou: float = 0.25
+    sample_instances: int = -1
+    samples_with_replacement: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.folders) == bool(self.detections):
+            raise UsageError(
+                "a recipe needs either folders, or detections with images and annotations"
+            )
+        if self.detections and not (self.images and self.annotations):
+            raise UsageError("a recipe with detections also needs images and annotations")
+
+
+def make_patch_source(
+    data: TrainingData, config: BPRConfig, mixture: Mixture, *, seed: int
+) -> SampleSource:
+    """Opens the training data that a recipe names."""
+    items = [
+        item for folder in data.folders for item in find_training_items(Path(folder), data.split)
+    ]
+    return FolderPatches(items, config, mixture, seed=seed)
+
+
+class FolderPatches:
+    """Random patches at random scale from folders of pictures, truth and coarse masks.
+
+    Sample i is a pure function of i and the seed. The image is shrunk as one of the passes of
+    coarse-to-fine inference would, jittered; its coarse mask is the stored one or the truth
+    roughened on the fly.
+    """
+
+    def __init__(
+        self, items: Sequence[TrainingItem], config: BPRConfig, mixture: Mixture, *, seed: int
+    ) -> None:
+        if not items:
+            raise InputError("no training pictures; check the folders and lists in the recipe")
+        self.items, self.config, self.mixture, self.seed = items, config, mixture, seed
+
+    def __getitem__(self, index: int) -> PatchGroup:
+        epoch, position = divmod(index, len(self.items))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+        random = np.random.default_rng([self.seed, epoch, position])
+        return self._draw(self.items[order[position]], random)
+
+    def _draw(self, item: TrainingItem, random: np.random.Generator) -> PatchGroup:
+        sample = load_training_item(item)
+        assert sample.target is not None
+        side_px = _longer_side(sample.target[0] > FOREGROUND)
+        scale = self._draw_scale(side_px, random)
+        image, target, stored = (
+            _rescale(a, scale) for a in (sample.image, sample.target[0], sample.masks[0])
+        )
+        truth = target > FOREGROUND
+        coarse = stored
+        if random.random() >= self.mixture.real_share or not _has_boundary(stored):
+            coarse = roughen(truth, random, side_px=side_px * scale)
+        if random.random() < self.mixture.binary_share:
+            coarse = (coarse > FOREGROUND).astype(np.float32)
+        boxes = self._draw_boxes(coarse, random)
+        return cut_group(image, coarse, truth, boxes, self.config, random)
+
+    def _draw_scale(self, side_px: int, random: np.random.Generator) -> float:
+        coarsest = self.config.coarsest_side_px
+        passes = 1 if coarsest == 0 else int(np.log2(max(side_px / coarsest, 1))) + 1
+        jitter = random.uniform(-self.mixture.scale_jitter, self.mixture.scale_jitter)
+        return float(2.0 ** min(jitter - random.integers(passes), 0.5))
+
+    def _draw_boxes(self, coarse: NDArray[np.float32], random: np.random.Generator) -> Boxes:
+        config = self.config
+        boxes, _ = plan_boundary_patches(
+            coarse > FOREGROUND, patch_px=config.patch_px, nms_iou=config.nms_iou
+        )
+        if len(boxes) == 0:  # the coarse mask lost the object: anywhere will do
+            corner = random.integers(0, np.maximum(np.array(coarse.shape) - config.patch_px, 0) + 1)
+            start = np.array([[corner[1], corner[0]]])
+            boxes = np.concatenate([start, start + config.patch_px], axis=1)
+        chosen = random.choice(len(boxes), self.mixture.patches_per_image, replace=True)
+        return boxes[chosen]
+
+
+def cut_group(
+    image: Image,
+    coarse: NDArray[np.float32],
+    truth: NDArray[np.bool_],
+    boxes_xyxy: Boxes,
+    config: BPRConfig,
+    random: np.random.Generator,
+) -> PatchGroup:
+    """Cuts patches with their truth, each flipped with probability 1/2 and its colours distorted.
+
+    Source: BPR section 6.
+    """
+    images = cut_image_patches(image, boxes_xyxy, config)
+    masks = cut_mask_patches(coarse, boxes_xyxy, config)
+    binary = replace(config, mask_input="binary")
+    targets = cut_mask_patches(truth.astype(np.float32), boxes_xyxy, binary)
+    for k in range(len(boxes_xyxy)):
+        images[k] = distort_colours(images[k], random)
+        if random.random() < 0.5:
+            images[k], masks[k], targets[k] = (
+                images[k, :, ::-1],
+                masks[k, :, ::-1],
+                targets[k, :, ::-1],
+            )
+    return PatchGroup(images=images, masks=masks, targets=targets > FOREGROUND)
+
+
+def distort_colours(image: Image, random: np.random.Generator) -> Image:
+    """Changes brightness, contrast, saturation and hue at random, each with probability 1/2.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        random: all randomness comes from here.
+
+    Source: BPR section 6; open-mmlab/mmsegmentation 0.7 `PhotoMetricDistortion`: brightness by
+    +-32, contrast and saturation by 0.5 to 1.5, hue by -18 to 17 of 180; contrast comes before or
+    after the others, at even odds.
+    """
+    comes_first = random.random() < 0.5
+    if random.random() < 0.5:
+        image = _to_uint8(image + random.uniform(-32, 32))
+    if comes_first and random.random() < 0.5:
+        image = _to_uint8(image * random.uniform(0.5, 1.5))
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    if random.random() < 0.5:
+        hsv[..., 1] = _to_uint8(hsv[..., 1] * random.uniform(0.5, 1.5))
+    if random.random() < 0.5:
+        hsv[..., 0] = (hsv[..., 0].astype(np.int64) + random.integers(-18, 18)) % 180
+    image = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.uint8)
+    if not comes_first and random.random() < 0.5:
+        image = _to_uint8(image * random.uniform(0.5, 1.5))
+    return image
+
+
+def collate(groups: list[PatchGroup]) -> dict[str, Tensor]:
+    """Joins groups to tensors: rgb `(B, 3, S, S)` and score `(B, 1, S, S)` float32, target int64."""
+    return {
+        "rgb": torch.from_numpy(np.concatenate([g.images for g in groups])).permute(0, 3, 1, 2),
+        "score": torch.from_numpy(np.concatenate([g.masks for g in groups])).unsqueeze(1),
+        "target": torch.from_numpy(np.concatenate([g.targets for g in groups])).long(),
+    }
+
+
+def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _longer_side(mask: NDArray[np.bool_]) -> int:
+    _, _, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return max(width, height, 1)
+
+
+def _has_boundary(scores: NDArray[np.float32]) -> bool:
+    return bool((scores > FOREGROUND).any() and not (scores > FOREGROUND).all())
+
+
+def _rescale(array: NDArray[Any], scale: float) -> NDArray[Any]:
+    """Resizes an image or mask: by area averages when shrinking, bilinearly when enlarging."""
+    size_wh = [max(1, round(n * scale)) for n in array.shape[1::-1]]
+    mode = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(array, size_wh, interpolation=mode)

@@ -1,0 +1,1 @@
+"""Scores of masks: each metric has update, compute and reset."""

@@ -1,0 +1,172 @@
+"""How well two masks agree as areas: IoU, Dice, and IoU pooled over a data set.
+
+All functions take two `(H, W)` bool masks. `ignore`, where given, marks pixels that are not scored
+(unlabelled ground truth).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskhone.contracts import describe_size_mismatch
+from maskhone.errors import InputError
+
+Mask = NDArray[np.bool_]  # (H, W)
+
+
+def iou(prediction: Mask, target: Mask, *, ignore: Mask | None = None) -> float:
+    """Measures the intersection of two masks over their union.
+
+    Two empty masks agree fully and score 1.
+
+    Args:
+        prediction: `(H, W)` bool.
+        target: `(H, W)` bool.
+        ignore: `(H, W)` bool, true where a pixel is not scored.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        InputError: the masks differ in size or are not bool.
+
+    Example:
+        >>> import numpy as np
+        >>> left, top = np.zeros((2, 4, 4), dtype=bool)
+        >>> left[:, :2] = top[:2] = True
+        >>> round(iou(left, top), 4)
+        0.3333
+    """
+    intersection, union = count_overlap(prediction, target, ignore=ignore)
+    return intersection / union if union else 1.0
+
+
+def dice(prediction: Mask, target: Mask, *, ignore: Mask | None = None) -> float:
+    """Measures twice the intersection over the sum of both areas (F1 of the pixels).
+
+    Arguments, errors and the value of two empty masks are those of `iou`.
+
+    Example:
+        >>> import numpy as np
+        >>> left, top = np.zeros((2, 4, 4), dtype=bool)
+        >>> left[:, :2] = top[:2] = True
+        >>> dice(left, top)
+        0.5
+    """
+    return _dice_of_counts(*count_overlap(prediction, target, ignore=ignore))
+
+
+def count_overlap(
+    prediction: Mask, target: Mask, *, ignore: Mask | None = None
+) -> tuple[int, int]:
+    """Counts the pixels of the intersection and of the union.
+
+    Example:
+        >>> import numpy as np
+        >>> count_overlap(np.eye(3, dtype=bool), np.ones((3, 3), dtype=bool))
+        (3, 9)
+    """
+    prediction, target = prepare_pair(prediction, target, ignore)
+    intersection = np.count_nonzero(prediction & target)
+    union = np.count_nonzero(prediction) + np.count_nonzero(target) - intersection
+    return intersection, union
+
+
+class RegionScores:
+    """Runs over many masks: mean IoU, mean Dice, and IoU pooled over all pixels.
+
+    `pooled_iou` is the sum of all intersections over the sum of all unions; it is the number that
+    SegRefiner reports as mIoU on BIG and DIS (MengyuWang826/SegRefiner:eval/eval_miou.py).
+
+    Example:
+        >>> import numpy as np
+        >>> metric = RegionScores()
+        >>> _ = metric.update(np.eye(2, dtype=bool), np.ones((2, 2), dtype=bool))
+        >>> metric.compute()["iou"]
+        0.5
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all masks."""
+        self._counts: list[tuple[int, int]] = []
+
+    def update(
+        self, prediction: Mask, target: Mask, *, ignore: Mask | None = None
+    ) -> dict[str, float]:
+        """Adds one pair of `(H, W)` bool masks and returns the pair's own scores."""
+        counts = count_overlap(prediction, target, ignore=ignore)
+        self._counts.append(counts)
+        return _scores_of_counts(counts)
+
+    def compute(self) -> dict[str, float]:
+        """Returns `iou`, `dice` (means over masks) and `pooled_iou`; NaN before any update."""
+        if not self._counts:
+            return dict.fromkeys(("iou", "dice", "pooled_iou"), np.nan)
+        each = [_scores_of_counts(counts) for counts in self._counts]
+        intersection, union = np.sum(self._counts, axis=0)
+        return {
+            "iou": float(np.mean([scores["iou"] for scores in each])),
+            "dice": float(np.mean([scores["dice"] for scores in each])),
+            "pooled_iou": float(intersection / union) if union else 1.0,
+        }
+
+
+def prepare_pair(
+    prediction: Mask, target: Mask, ignore: Mask | None = None
+) -> tuple[Mask, Mask]:
+    """Checks a pair of masks and clears the ignored pixels in both.
+
+    Raises:
+        InputError: the masks differ in size, or one is not a bool array of two dimensions.
+
+    Example:
+        >>> import numpy as np
+        >>> prepare_pair(np.ones((1, 2), bool), np.ones((1, 2), bool), np.eye(1, 2, dtype=bool))[0]
+        array([[False,  True]])
+    """
+    named = {"prediction": prediction, "target": target}
+    for name, mask in named.items() if ignore is None else [*named.items(), ("ignore", ignore)]:
+        if mask.dtype != np.bool_ or mask.ndim != 2:
+            raise InputError(
+                f"{name} is {mask.dtype} of shape {mask.shape}, expected bool (height, width); "
+                "cut scores first, e.g. scores[0] > 0.5"
+            )
+        if mask.shape != target.shape:
+            said = describe_size_mismatch(target.shape, mask.shape)
+            raise InputError(f"{name}: {said.replace('image is', 'target is')}")
+    if ignore is None:
+        return prediction, target
+    return prediction & ~ignore, target & ~ignore
+
+
+def content_window(*masks: Mask, margin_px: int = 0) -> tuple[slice, slice]:
+    """Finds the smallest window that holds every true pixel, widened by a margin.
+
+    The window stays inside the image. It is empty when no pixel is true.
+
+    Example:
+        >>> import numpy as np
+        >>> content_window(np.diag([False, True, False, False]), margin_px=1)
+        (slice(0, 3, None), slice(0, 3, None))
+    """
+    sides = []
+    for axis in (1, 0):
+        occupied = np.flatnonzero(np.logical_or.reduce([mask.any(axis=axis) for mask in masks]))
+        if not len(occupied):
+            return slice(0, 0), slice(0, 0)
+        sides.append(slice(max(0, int(occupied[0]) - margin_px), int(occupied[-1]) + 1 + margin_px))
+    height, width = masks[0].shape
+    rows, columns = sides
+    return slice(rows.start, min(rows.stop, height)), slice(columns.start, min(columns.stop, width))
+
+
+def _scores_of_counts(counts: tuple[int, int]) -> dict[str, float]:
+    intersection, union = counts
+    return {"iou": intersection / union if union else 1.0, "dice": _dice_of_counts(*counts)}
+
+
+def _dice_of_counts(intersection: int, union: int) -> float:
+    both_areas = intersection + union
+    return 2 * intersection / both_areas if both_areas else 1.0

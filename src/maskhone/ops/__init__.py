@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: boxes, patches, masks, the dense CRF."""

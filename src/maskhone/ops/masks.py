@@ -1,0 +1,192 @@
+"""Masks: their kinds (what the numbers mean), their boxes, and label maps taken apart and joined."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskhone.contracts import FOREGROUND, Scores
+from maskhone.errors import InputError
+
+IGNORE_LABEL = 255
+"""The label of pixels that count nowhere (PASCAL VOC, Cityscapes train ids and CamVid agree)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskKind:
+    """What the numbers of a mask mean.
+
+    Attributes:
+        dtype: NumPy name of the array's type, such as `bool`, `uint8` or `float32`.
+        top: the number that stands for a score of 1: 1, 255, 65535, or 1 for floats.
+        is_binary: only 0 and `top` occur; otherwise the numbers are probabilities, v / top.
+    """
+
+    dtype: str
+    top: int
+    is_binary: bool
+
+
+def to_scores(array: NDArray[Any], *, name: str = "mask") -> tuple[NDArray[np.float32], MaskKind]:
+    """Reads the numbers of a mask as scores, and remembers what they were.
+
+    Args:
+        array: `(H, W)` or `(N, H, W)`; bool; integers that are all 0 or 1, or all 0 or 255; uint8
+            or uint16 with other values, a probability v/255 or v/65535; floats in [0, 1].
+            Integers that are all 0 count as 0 and 255 (0 and 65535 when uint16).
+        name: what messages call the mask.
+
+    Returns:
+        Scores of the same shape in [0, 1], and the kind that `from_scores` needs.
+
+    Raises:
+        InputError: NaN, floats outside [0, 1], other integers, or not two or three axes.
+
+    Example:
+        >>> scores, kind = to_scores(np.array([[0, 255]], dtype=np.uint8))
+        >>> scores.tolist(), kind
+        ([[0.0, 1.0]], MaskKind(dtype='uint8', top=255, is_binary=True))
+    """
+    if array.ndim not in (2, 3):
+        raise InputError(
+            f"{name}: mask has shape {array.shape}, "
+            "expected (height, width) or (objects, height, width)"
+        )
+    kind = _find_kind(array, name)
+    if kind.top == 1:
+        return array.astype(np.float32), kind
+    return array.astype(np.float32) / np.float32(kind.top), kind
+
+
+def from_scores(
+    scores: NDArray[np.float32], kind: MaskKind, *, binary: bool = False
+) -> NDArray[Any]:
+    """Writes scores as numbers of a kind: the inverse of `to_scores`.
+
+    Args:
+        scores: any shape, in [0, 1].
+        kind: from `to_scores`.
+        binary: cut probabilities at one half; the result holds only 0 and `kind.top`.
+
+    Example:
+        >>> scores = np.array([[0.2, 0.6]], dtype=np.float32)
+        >>> from_scores(scores, MaskKind(dtype="uint8", top=255, is_binary=True)).tolist()
+        [[0, 255]]
+    """
+    if kind.dtype == "bool":
+        return scores > FOREGROUND
+    if kind.is_binary or binary:
+        return (scores > FOREGROUND).astype(kind.dtype) * np.dtype(kind.dtype).type(kind.top)
+    if kind.dtype.startswith("float"):
+        return scores.astype(kind.dtype)
+    return np.rint(scores * np.float32(kind.top)).astype(kind.dtype)
+
+
+def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """Finds the smallest box around the true pixels of an `(H, W)` mask, as COCO writes it.
+
+    Returns:
+        x, y of the first pixel, width and height in pixels (last - first + 1); None when empty.
+
+    Example:
+        >>> tight_box(np.array([[0, 0, 0], [0, 1, 1]], dtype=bool))
+        (1, 1, 2, 1)
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+
+
+def split_labels(
+    label_map: NDArray[Any], *, ignore: int = IGNORE_LABEL
+) -> tuple[NDArray[np.int64], Scores]:
+    """Takes a label map apart into one binary mask for each label that occurs.
+
+    Args:
+        label_map: `(H, W)` integers; 0 is background.
+        ignore: label that makes no mask.
+
+    Returns:
+        `(N,)` labels in ascending order and `(N, H, W)` scores of 0 and 1; N may be 0.
+
+    Example:
+        >>> labels, scores = split_labels(np.array([[0, 7], [255, 2]]))
+        >>> labels.tolist(), scores.tolist()
+        ([2, 7], [[[0.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 0.0]]])
+    """
+    found = np.unique(label_map).astype(np.int64)
+    labels = found[(found != 0) & (found != ignore)]
+    scores = np.zeros((len(labels), *label_map.shape), dtype=np.float32)
+    for mask, label in zip(scores, labels.tolist(), strict=True):
+        mask[label_map == label] = 1.0
+    return labels, scores
+
+
+def join_labels(
+    scores: Scores,
+    labels: NDArray[np.int64],
+    original: NDArray[Any],
+    *,
+    ignore: int = IGNORE_LABEL,
+) -> NDArray[Any]:
+    """Joins masks to a label map: at each pixel the highest score above one half wins.
+
+    Args:
+        scores: `(N, H, W)` in [0, 1]; equal scores go to the earlier mask.
+        labels: `(N,)`.
+        original: `(H, W)` label map; gives the type, and the pixels that stay `ignore`.
+        ignore: label of those pixels.
+
+    Returns:
+        `(H, W)`, 0 where no score exceeds one half.
+
+    Example:
+        >>> scores = np.array([[[0.9, 0.6, 0.2, 1.0]], [[0.2, 0.8, 0.4, 0.0]]], dtype=np.float32)
+        >>> original = np.array([[3, 3, 5, 255]], dtype=np.uint8)
+        >>> join_labels(scores, np.array([3, 5]), original).tolist()
+        [[3, 5, 0, 255]]
+    """
+    joined = np.zeros_like(original)
+    highest = np.full(original.shape, FOREGROUND, dtype=np.float32)
+    for score, label in zip(scores, labels.tolist(), strict=True):
+        joined[score > highest] = label
+        highest = np.maximum(highest, score)
+    joined[original == ignore] = ignore
+    return joined
+
+
+def _find_kind(array: NDArray[Any], name: str) -> MaskKind:
+    dtype = array.dtype.name
+    if array.dtype.kind == "b":
+        return MaskKind(dtype=dtype, top=1, is_binary=True)
+    if array.dtype.kind == "f":
+        _check_probabilities(array, name)
+        return MaskKind(dtype=dtype, top=1, is_binary=False)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name}: mask holds {dtype}, expected bool, integers or floats")
+    full = 65535 if dtype == "uint16" else 255
+    highest = int(array.max(initial=0))
+    if highest in (0, 1, 255, full) and bool(np.all((array == 0) | (array == highest))):
+        return MaskKind(dtype=dtype, top=highest or full, is_binary=True)
+    if dtype not in ("uint8", "uint16"):
+        raise InputError(
+            f"{name}: mask holds {dtype} values {array.min()} to {highest}, expected 0 and 1, "
+            "or 0 and 255; give class or object numbers as one mask each"
+        )
+    return MaskKind(dtype=dtype, top=full, is_binary=False)
+
+
+def _check_probabilities(array: NDArray[Any], name: str) -> None:
+    if array.size == 0:
+        return
+    lowest, highest = array.min(), array.max()
+    if np.isnan(lowest):  # one NaN anywhere makes the minimum NaN
+        raise InputError(f"{name}: mask holds NaN, expected scores in [0, 1]; mend its maker")
+    if lowest < 0 or highest > 1:
+        raise InputError(
+            f"{name}: mask holds {lowest:g} to {highest:g}, expected scores in [0, 1]; "
+            "apply a sigmoid to logits, or divide by 255"
+        )

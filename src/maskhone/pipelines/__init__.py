@@ -1,0 +1,1 @@
+"""Whole jobs over files: refine, evaluate, train."""
