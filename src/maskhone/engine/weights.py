@@ -48,7 +48,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     header = read_header(path)
     with safe_open(path, framework="pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state = {key: file.get_tensor(key) for key in file.keys()}
     if hash_tensors(state) != header.get("sha256"):
         raise WeightsError(f"{path}: the content does not match its hash; copy the file again")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, header

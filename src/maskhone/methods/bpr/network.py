@@ -47,12 +47,12 @@ class BPRNetwork(nn.Module):
         self.register_buffer("rgb_mean", mean, persistent=False)
         self.register_buffer("rgb_std", std, persistent=False)
 
-    def prepare(self, rgb_B3SS: Tensor, score_B1SS: Tensor) -> Tensor:  # noqa: N803
+    def prepare(self, rgb_B3SS: Tensor, score_B1SS: Tensor) -> Tensor:
         """Joins RGB in 0..255 and scores in [0, 1] to the normalised `(B, 4, S, S)` input."""
         rgb = (rgb_B3SS - self.rgb_mean) * (1 / self.rgb_std)
         return torch.cat([rgb, 2 * score_B1SS - 1], dim=1)
 
-    def forward(self, input_B4SS: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, input_B4SS: Tensor) -> Tensor:
         """Returns `(B, 2, S/4, S/4)` logits; the fourth input channel is the mask in [-1, 1]."""
         logits: Tensor = self.decode_head(self.backbone(input_B4SS))
         return logits
@@ -81,12 +81,12 @@ class MaskedHRNet(nn.Module):
         self.stage4 = _stage(widths, spec.blocks, spec.modules[2])
         self.conv_mask = nn.Conv2d(1, 64, 3, stride=2, padding=1, bias=False)
 
-    def stem(self, input_B4SS: Tensor) -> Tensor:  # noqa: N803
+    def stem(self, input_B4SS: Tensor) -> Tensor:
         """Adds the image's and the mask's first convolutions, before normalisation."""
         stem: Tensor = self.conv1(input_B4SS[:, :3]) + self.conv_mask(input_B4SS[:, 3:])
         return stem
 
-    def forward(self, input_B4SS: Tensor) -> list[Tensor]:  # noqa: N803
+    def forward(self, input_B4SS: Tensor) -> list[Tensor]:
         """Returns the four branches, finest (stride 4) first."""
         x = torch.relu(self.bn1(self.stem(input_B4SS)))
         x = torch.relu(self.bn2(self.conv2(x)))

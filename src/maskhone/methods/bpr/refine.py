@@ -82,7 +82,7 @@ class BPRRefiner:
                     strict=True,
                 )
 
-    def _predict(self, rgb_BSS3: Tensor, score_BSS: Tensor) -> Tensor:  # noqa: N803
+    def _predict(self, rgb_BSS3: Tensor, score_BSS: Tensor) -> Tensor:
         """Returns `(B, P, P)` probabilities of foreground for enlarged patches."""
         config = self.config
         inputs = self.network.prepare(rgb_BSS3.permute(0, 3, 1, 2).float(), score_BSS.unsqueeze(1))

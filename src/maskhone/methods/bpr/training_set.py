@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Boxes, Image
-from maskhone.data.folder import TrainingItem, find_training_items, load_training_item
+from maskhone.data.training import TrainingItem, find_training_items, load_training_item
 from maskhone.engine.train import SampleSource
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
 from maskhone.methods.bpr.config import BPRConfig
-from maskhone.methods.bpr.roughen import roughen
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
+from maskhone.methods.bpr.roughen import roughen
 
 
 @dataclass(frozen=True, kw_only=True)
