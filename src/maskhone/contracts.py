@@ -18,7 +18,7 @@ Scores = NDArray[np.float32]  # (N, H, W), in [0, 1]
 Boxes = NDArray[np.int64]  # (N, 4), x1 y1 x2 y2, end-exclusive
 
 FOREGROUND = 0.5
-"""A pixel is foreground iff its score is strictly above one half (BPR, SegRefiner and PRN agree)."""
+"""A pixel is foreground iff its score is strictly above this (BPR, SegRefiner, PRN agree)."""
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ def check_masks(masks: Scores, *, size_hw: tuple[int, ...], name: str = "masks")
         received = getattr(masks, "dtype", type(masks).__name__)
         raise InputError(f"{name}: masks are {received}, expected float32 scores in [0, 1]")
     if masks.ndim != 3:
-        raise InputError(f"{name}: masks have shape {masks.shape}, expected (objects, height, width)")
+        raise InputError(f"{name}: masks have shape {masks.shape}, expected (objects, H, W)")
     if masks.shape[1:] != tuple(size_hw):
         raise InputError(f"{name}: {describe_size_mismatch(size_hw, masks.shape[1:])}")
     if masks.size and not (masks.min() >= 0.0 and masks.max() <= 1.0):  # false for NaN too
@@ -104,17 +104,15 @@ def describe_size_mismatch(image_hw: tuple[int, ...], mask_hw: tuple[int, ...]) 
     """Says how two sizes differ and what would mend it.
 
     Example:
-        >>> describe_size_mismatch((333, 500), (500, 333))
-        'image is 333x500 but mask is 500x333 (height x width); transpose the mask, or apply the image\'s EXIF rotation before segmenting'
+        >>> describe_size_mismatch((40, 60), (20, 30)).split("; ")[1]
+        "the shapes agree: resize the mask to the image's size"
     """
     said = (
         f"image is {image_hw[0]}x{image_hw[1]} but mask is {mask_hw[0]}x{mask_hw[1]} "
         "(height x width); "
     )
     if tuple(image_hw) == tuple(mask_hw)[::-1]:
-        return said + (
-            "transpose the mask, or apply the image's EXIF rotation before segmenting"
-        )
+        return said + ("transpose the mask, or apply the image's EXIF rotation before segmenting")
     if image_hw[0] * mask_hw[1] == image_hw[1] * mask_hw[0]:
         return said + "the shapes agree: resize the mask to the image's size"
     return said + "give the mask that belongs to this image, at the image's size"

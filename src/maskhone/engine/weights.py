@@ -76,7 +76,7 @@ def read_header(path: Path) -> dict[str, Any]:
 def save_weights(
     path: Path, state: Mapping[str, Tensor], header: Mapping[str, Any], *, half: bool = True
 ) -> Path:
-    """Writes tensors (floats as fp16 when `half`) with a header and their hash, whole or not at all.
+    """Writes tensors with a header and their hash, whole or not at all.
 
     Args:
         path: the file to write.

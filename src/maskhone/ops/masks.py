@@ -34,7 +34,7 @@ def to_scores(array: NDArray[Any], *, name: str = "mask") -> tuple[NDArray[np.fl
     Args:
         array: `(H, W)` or `(N, H, W)`; bool; integers that are all 0 or 1, or all 0 or 255; uint8
             or uint16 with other values, a probability v/255 or v/65535; floats in [0, 1].
-            Integers that are all 0 count as 0 and 255 (0 and 65535 when uint16).
+            All-zero uint8 counts as 0 and 255, uint16 as 0 and 65535, others as 0 and 1.
         name: what messages call the mask.
 
     Returns:
@@ -167,7 +167,7 @@ def _find_kind(array: NDArray[Any], name: str) -> MaskKind:
         return MaskKind(dtype=dtype, top=1, is_binary=False)
     if array.dtype.kind not in "iu":
         raise InputError(f"{name}: mask holds {dtype}, expected bool, integers or floats")
-    full = 65535 if dtype == "uint16" else 255
+    full = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
     highest = int(array.max(initial=0))
     if highest in (0, 1, 255, full) and bool(np.all((array == 0) | (array == highest))):
         return MaskKind(dtype=dtype, top=highest or full, is_binary=True)

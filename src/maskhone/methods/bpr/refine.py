@@ -12,9 +12,10 @@ from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Boxes, Image, Scores
 from maskhone.engine.infer import run_batched
+from maskhone.errors import WeightsError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
 from maskhone.methods.bpr.config import BPRConfig
-from maskhone.methods.bpr.network import BPRNetwork, resize
+from maskhone.methods.bpr.network import HRNETS, BPRNetwork, resize
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.ops.boxes import enclose_boxes
 from maskhone.ops.patches import paste_average
@@ -38,7 +39,7 @@ class BPRRefiner:
 
     network: BPRNetwork
     config: BPRConfig = field(default_factory=BPRConfig)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     batch_size: int = 32
 
@@ -207,3 +208,17 @@ def paste_object(
     here = scores[y : y + mean.shape[0], x : x + mean.shape[1]]
     height, width = here.shape
     np.copyto(here, mean[:height, :width], where=is_covered[:height, :width])
+
+
+def build_network(state: dict[str, Tensor], config: BPRConfig, *, source: str) -> BPRNetwork:
+    """Makes the network of a configuration with given weights, in eval mode.
+
+    Raises:
+        WeightsError: the tensors are those of another network.
+    """
+    network = BPRNetwork(HRNETS[config.network])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{source}: these are not weights of {config.network}") from error
+    return network.to(memory_format=torch.channels_last).eval()

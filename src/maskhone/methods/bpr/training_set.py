@@ -211,7 +211,7 @@ def distort_colours(image: Image, random: np.random.Generator) -> Image:
 
 
 def collate(groups: list[PatchGroup]) -> dict[str, Tensor]:
-    """Joins groups to tensors: rgb `(B, 3, S, S)` and score `(B, 1, S, S)` float32, target int64."""
+    """Joins groups: rgb `(B, 3, S, S)` uint8, score `(B, 1, S, S)` float32, target int64."""
     return {
         "rgb": torch.from_numpy(np.concatenate([g.images for g in groups])).permute(0, 3, 1, 2),
         "score": torch.from_numpy(np.concatenate([g.masks for g in groups])).unsqueeze(1),
