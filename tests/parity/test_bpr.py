@@ -1,5 +1,7 @@
 """BPR against the outputs of the original code (../shared/spec/bpr.md section 9 lists them)."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -232,7 +234,7 @@ def demo_arguments(text: str) -> dict:
     names = {"width": "window_px", "iou": "nms_iou", "patch": "patch_px", "input": "input_px"}
     words = text.replace(",", " ").replace("(", " ").replace(")", " ").split()
     found = {}
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in pairwise(words):
         if word in names and following[0].isdigit():
             value = float(following)
             found[names[word]] = value if word == "iou" else int(value)
