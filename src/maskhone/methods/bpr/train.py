@@ -100,6 +100,6 @@ def patch_loss(network: nn.Module, batch: Batch) -> Tensor:
     """
     bare: Any = getattr(network, "module", network)  # DistributedDataParallel wraps it
     inputs = bare.prepare(batch["rgb"].float(), batch["score"])
-    logits = network(inputs.contiguous(memory_format=torch.channels_last))
+    logits = network(inputs)
     target = batch["target"]
     return cross_entropy(resize(logits.float(), target.shape[1:]), target)

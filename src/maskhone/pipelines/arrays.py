@@ -1,0 +1,78 @@
+"""Refining arrays: what goes in is what comes out."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
+from maskhone.methods.catalogue import load
+from maskhone.ops.guard import keep_coarse_where_strayed
+from maskhone.ops.masks import from_scores, to_scores
+
+
+def refine(
+    image: Image,
+    mask: NDArray[Any],
+    *,
+    method: str = "bpr",
+    weights: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    guard: bool = False,
+    **options: Any,
+) -> NDArray[Any]:
+    """Refines one mask or many of one picture; the result is of the kind that went in.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        mask: `(H, W)` or `(N, H, W)`: bool; integers of 0 and 1, or 0 and 255; other uint8 or
+            uint16 as a probability v/255 or v/65535; floats in [0, 1].
+        method: see `maskhone methods`; the default uses the bundled weights.
+        weights: a weight file, or the name of bundled weights.
+        device: `auto`, `cpu`, `cuda`, ...
+        dtype: `auto`, `fp32`, `bf16`, `fp16`.
+        guard: keep the coarse mask where the refined one strays.
+        options: fields of the method's configuration.
+
+    Returns:
+        An array of the same shape, type and kind; binary in, binary out.
+
+    Raises:
+        InputError: image and mask do not fit, or hold something else.
+        UsageError: unknown method, device, dtype or option.
+
+    Example:
+        >>> image = np.zeros((8, 8, 3), dtype=np.uint8)
+        >>> refine(image, np.zeros((8, 8), dtype=bool), method="guided").any()
+        np.False_
+    """
+    check_image(image)
+    scores, kind = to_scores(mask)
+    stack = scores[None] if scores.ndim == 2 else scores
+    check_masks(stack, size_hw=image.shape[:2])
+    refiner = _load_once(
+        method, str(weights) if weights else None, device, dtype, tuple(sorted(options.items()))
+    )
+    refined = refine_scores(refiner, image, stack, guard=guard)
+    return from_scores(refined.reshape(scores.shape), kind)
+
+
+def refine_scores(refiner: Refiner, image: Image, masks: Scores, *, guard: bool = False) -> Scores:
+    """Refines checked `(N, H, W)` scores, keeping the coarse mask where asked and needed."""
+    refined = refiner.refine(image, masks)
+    return keep_coarse_where_strayed(masks, refined) if guard else refined
+
+
+@lru_cache(maxsize=2)
+def _load_once(
+    method: str,
+    weights: str | None,
+    device: str,
+    dtype: str,
+    options: tuple[tuple[str, Any], ...],
+) -> Refiner:
+    """Keeps the last refiners, so that calls in a loop load weights once."""
+    return load(method, weights=weights, device=device, dtype=dtype, **dict(options))
