@@ -113,7 +113,7 @@ def fit(
     schedule: Schedule,
     out_dir: Path,
     resume: bool = False,
-    on_step: Callable[[int, float], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Trains a network in place and returns it; checkpoints and a log go to `out_dir`.
 
@@ -125,7 +125,7 @@ def fit(
         schedule: how to optimise.
         out_dir: receives `checkpoint.pt` (the last) and `log.jsonl`.
         resume: go on from `checkpoint.pt` when there is one.
-        on_step: called with the number of finished steps and the last loss, for a progress bar.
+        on_progress: called with finished and planned steps.
 
     Under `accelerate launch` every process takes its share of each batch.
     """
@@ -152,9 +152,9 @@ def fit(
         done = step + 1
         log.add(loss.detach())
         if done % schedule.log_every == 0 or done == schedule.iterations:
-            mean_loss = log.write(done, rate)
-            if on_step is not None:
-                on_step(done, mean_loss)
+            log.write(done, rate)
+        if on_progress is not None:
+            on_progress(done, schedule.iterations)
         if done % schedule.checkpoint_every == 0 or done == schedule.iterations:
             if accelerator.is_main_process:
                 _save_checkpoint(out_dir, bare, optimizer, done)
@@ -275,7 +275,7 @@ class _Log:
     def add(self, loss: Tensor) -> None:
         self.losses.append(loss)
 
-    def write(self, step: int, rate: float) -> float:
+    def write(self, step: int, rate: float) -> None:
         mean = torch.stack(self.losses).mean().item()
         self.losses.clear()
         line = {
@@ -288,4 +288,3 @@ class _Log:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         logger.info("step %d, loss %.4f", step, mean)
-        return mean

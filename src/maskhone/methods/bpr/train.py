@@ -43,7 +43,8 @@ def train(
     *,
     out_dir: Path,
     resume: bool = False,
-    on_step: Callable[[int, float], None] | None = None,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Trains as the recipe says; returns the weight file `out_dir/<name>.safetensors`.
 
@@ -52,10 +53,14 @@ def train(
             `Schedule`.
         out_dir: receives the checkpoint, the log and the weights.
         resume: go on from the checkpoint in `out_dir`.
-        on_step: called with finished steps and the last loss.
+        dry_run: open the data, then stop.
+        on_progress: called with finished and planned steps.
     """
     identity, config, data, mixture, schedule = parse_recipe(recipe)
     source = make_patch_source(data, config, mixture, seed=schedule.seed)
+    path = out_dir / f"{identity.name}.safetensors"
+    if dry_run:
+        return path
     network = BPRNetwork(HRNETS[config.network])
     initialise(network, torch.Generator().manual_seed(schedule.seed))
     if identity.init_from:
@@ -68,10 +73,10 @@ def train(
         schedule=schedule,
         out_dir=out_dir,
         resume=resume,
-        on_step=on_step,
+        on_progress=on_progress,
     )
     return save_weights(
-        out_dir / f"{identity.name}.safetensors",
+        path,
         network.state_dict(),
         {
             "name": identity.name,

@@ -1,0 +1,340 @@
+"""The command line: each command parses, calls one function of the same name, prints the result."""
+
+import json
+import logging
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from maskhone import __version__
+from maskhone.errors import MaskhoneError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Give it a picture and a rough segmentation mask; it returns a better mask.",
+)
+weights_app = typer.Typer(no_args_is_help=True, help="List, show and import weights.")
+app.add_typer(weights_app, name="weights")
+
+out = Console()
+err = Console(stderr=True)
+
+
+def main() -> None:
+    """Runs the command line; one clear line instead of a traceback unless --debug is given."""
+    is_debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.basicConfig(format="%(message)s", level=logging.DEBUG if is_debug else logging.WARNING)
+    try:
+        app(args=arguments)
+    except MaskhoneError as error:
+        if is_debug:
+            raise
+        err.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def refine(
+    images: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
+    masks: Annotated[
+        Path, typer.Argument(help="A mask, a folder of masks, a COCO json, or a Cityscapes folder.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to write: of the same form as MASKS.")
+    ],
+    method: Annotated[str, typer.Option(help="See: maskhone methods.")] = "bpr",
+    weights: Annotated[
+        str | None, typer.Option(help="A weight file or a bundled name (maskhone weights list).")
+    ] = None,
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="auto, folder, coco or cityscapes: what MASKS is.")
+    ] = "auto",
+    image_list: Annotated[
+        Path | None, typer.Option(help="COCO json whose `images` name the files of image ids.")
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option(help="Keep the coarse mask where the refined one strays.")
+    ] = False,
+    binary: Annotated[bool, typer.Option(help="Cut probabilities at one half.")] = False,
+    scores: Annotated[bool, typer.Option(help="Also keep the probabilities.")] = False,
+    recompute_boxes: Annotated[
+        bool, typer.Option(help="COCO: write bbox and area of the refined mask.")
+    ] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="Write image | coarse | refined | changes: a picture, or a folder."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Patches per call of the network.")] = 32,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE of the method's configuration; repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a stopped run.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done; write nothing.")] = False,
+) -> None:
+    """Refine masks: one picture, folders, COCO results or a Cityscapes folder."""
+    from maskhone.pipelines.refine import refine_files
+
+    with _progress("refining") as on_progress:
+        report = refine_files(
+            images,
+            masks,
+            output,
+            method=method,
+            weights=weights,
+            format=format,
+            image_list=image_list,
+            guard=guard,
+            binary=binary,
+            scores=scores,
+            recompute_boxes=recompute_boxes,
+            compare=compare,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            options=parse_options(options or []),
+            resume=resume,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+    for line in report.lines:
+        out.print(escape(line), soft_wrap=True, highlight=False)
+    _finish(report.problems)
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Folder of masks, or COCO results json.")],
+    target: Annotated[Path, typer.Argument(help="Ground truth of the same form.")],
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="auto, folder, coco or cityscapes.")
+    ] = "auto",
+    coarse: Annotated[
+        Path | None, typer.Option(help="The masks before refinement, scored beside.")
+    ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Text file of ids, one a line: score only these.")
+    ] = None,
+    target_value: Annotated[
+        int | None,
+        typer.Option(help="The object is where the target has this number; 255 ignored."),
+    ] = None,
+    per_mask: Annotated[Path | None, typer.Option(help="Write a CSV with a line per mask.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Score masks against ground truth."""
+    from maskhone.pipelines.evaluate import evaluate_files
+
+    with _progress("scoring") as on_progress:
+        report = evaluate_files(
+            prediction,
+            target,
+            format=format,
+            coarse=coarse,
+            ids=ids,
+            target_value=target_value,
+            per_mask=per_mask,
+            on_progress=on_progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        out.print(_score_table(report.rows))
+    _finish(report.problems)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file, see recipes/.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for checkpoints, weights.")
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE that replaces a line of the recipe; repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check the recipe and the data only.")] = False,
+) -> None:
+    """Train a method from a recipe (for many GPUs: accelerate launch -m maskhone train ...)."""
+    from maskhone.pipelines.train import train_recipe
+
+    with _progress("training") as on_progress:
+        line = train_recipe(
+            recipe,
+            output,
+            options=parse_options(options or []),
+            resume=resume,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+    out.print(escape(line), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what there is, what each needs, when to use it."""
+    from maskhone.methods.catalogue import METHODS
+
+    table = Table("method", "what it does", "needs", "use when", box=None, pad_edge=False)
+    for name, method in METHODS.items():
+        table.add_row(name, method.summary, method.needs, method.use_when)
+    out.print(table)
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """List the bundled weights and the published ones that can be imported."""
+    from maskhone.engine.weights import list_bundled, read_header
+    from maskhone.methods.bpr.convert import PUBLISHED
+
+    table = Table("name", "where", "licence", box=None, pad_edge=False)
+    for name, path in list_bundled().items():
+        table.add_row(name, "bundled", read_header(path).get("licence", ""))
+    for file, name in PUBLISHED.items():
+        table.add_row(name, f"maskhone weights import {file}", "the authors'")
+    out.print(table)
+
+
+@weights_app.command("show")
+def show_weights(
+    name: Annotated[str, typer.Argument(help="A bundled name or a weight file.")],
+) -> None:
+    """Print what a weight file says of itself: configuration, data, licence, scores."""
+    from maskhone.engine.weights import find_weights, load_weights
+
+    path = find_weights(name)
+    state, header = load_weights(path)
+    header["parameters"] = sum(v.numel() for k, v in state.items() if v.is_floating_point())
+    header["bytes"] = path.stat().st_size
+    typer.echo(json.dumps(header, indent=2))
+
+
+@weights_app.command("import")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="The authors' checkpoint file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which configuration, when the file name does not tell.")
+    ] = None,
+) -> None:
+    """Convert a published checkpoint once; nothing in it is executed."""
+    from maskhone.methods.bpr.convert import import_checkpoint
+
+    out.print(f"wrote {escape(str(import_checkpoint(checkpoint, output, name=name)))}")
+
+
+def parse_options(texts: list[str]) -> dict[str, Any]:
+    """Reads NAME=VALUE; a value is TOML, or plain text where it is not.
+
+    Example:
+        >>> parse_options(["nms_iou=0.55", "edge_rule=published"])
+        {'nms_iou': 0.55, 'edge_rule': 'published'}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"option {text!r}; expected NAME=VALUE, for instance nms_iou=0.55")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar with rate and time left; it appears with the first report of progress."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:.2f}/s" if task.speed else "")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        tasks: list[Any] = []
+
+        def on_progress(done: int, total: int) -> None:
+            if not tasks and total > 1:
+                tasks.append(bar.add_task(what, total=total))
+            for task in tasks:
+                bar.update(task, completed=done)
+
+        try:
+            yield on_progress
+        except KeyboardInterrupt:
+            bar.stop()
+            err.print("stopped; nothing half-written is left, go on with --resume")
+            raise typer.Exit(130) from None
+
+
+def _score_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else _number(v) for v in row.values()))
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _finish(problems: tuple[str, ...]) -> None:
+    """Lists what failed and exits with 1 when anything did."""
+    for problem in problems:
+        err.print(f"[red]failed:[/] {escape(problem)}", soft_wrap=True, highlight=False)
+    if problems:
+        err.print(f"{len(problems)} failed, the rest is done")
+        raise typer.Exit(1)
