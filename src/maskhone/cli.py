@@ -73,7 +73,7 @@ def refine(
     weights: Annotated[
         str | None, typer.Option(help="A weight file or a bundled name (maskhone weights list).")
     ] = None,
-    format: Annotated[  # noqa: A002
+    format: Annotated[
         str, typer.Option(help="auto, folder, coco or cityscapes: what MASKS is.")
     ] = "auto",
     image_list: Annotated[
@@ -135,7 +135,7 @@ def refine(
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Folder of masks, or COCO results json.")],
     target: Annotated[Path, typer.Argument(help="Ground truth of the same form.")],
-    format: Annotated[  # noqa: A002
+    format: Annotated[
         str, typer.Option(help="auto, folder, coco or cityscapes.")
     ] = "auto",
     coarse: Annotated[

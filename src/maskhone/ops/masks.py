@@ -1,4 +1,4 @@
-"""Masks: their kinds (what the numbers mean), their boxes, and label maps taken apart and joined."""
+"""Masks: what their numbers mean, their boxes, label maps taken apart and joined."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -74,13 +74,14 @@ def from_scores(
         >>> from_scores(scores, MaskKind(dtype="uint8", top=255, is_binary=True)).tolist()
         [[0, 255]]
     """
-    if kind.dtype == "bool":
-        return scores > FOREGROUND
+    dtype = np.dtype(kind.dtype)
     if kind.is_binary or binary:
-        return (scores > FOREGROUND).astype(kind.dtype) * np.dtype(kind.dtype).type(kind.top)
-    if kind.dtype.startswith("float"):
-        return scores.astype(kind.dtype)
-    return np.rint(scores * np.float32(kind.top)).astype(kind.dtype)
+        cut: NDArray[Any] = (scores > FOREGROUND).astype(dtype)
+        return cut * dtype.type(kind.top) if kind.top > 1 else cut
+    if dtype.kind == "f":
+        return scores.astype(dtype)
+    steps: NDArray[Any] = np.rint(scores * np.float32(kind.top))
+    return steps.astype(dtype)
 
 
 def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:

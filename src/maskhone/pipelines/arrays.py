@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+
 from numpy.typing import NDArray
 
 from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
@@ -45,6 +45,7 @@ def refine(
         UsageError: unknown method, device, dtype or option.
 
     Example:
+        >>> import numpy as np
         >>> image = np.zeros((8, 8, 3), dtype=np.uint8)
         >>> refine(image, np.zeros((8, 8), dtype=bool), method="guided").any()
         np.False_
