@@ -148,9 +148,7 @@ def load_coco_item(
         name = f"{results.path}: entry {index}"
         mask[:] = from_rle(results.entries[index]["segmentation"], size_hw, name=name)
     labels = np.array([results.entries[i].get("category_id", 0) for i in chosen], dtype=np.int64)
-    return Sample(
-        id=item.id, image=image, masks=masks, labels=labels, meta={"indices": chosen}
-    )
+    return Sample(id=item.id, image=image, masks=masks, labels=labels, meta={"indices": chosen})
 
 
 def read_coco(
