@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Boxes, Image
-from maskhone.data.training import TrainingItem, find_training_items, load_training_item
+from maskhone.data.folder import TrainingItem, find_training_items, load_training_item
 from maskhone.engine.train import SampleSource
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
