@@ -135,9 +135,7 @@ def refine(
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Folder of masks, or COCO results json.")],
     target: Annotated[Path, typer.Argument(help="Ground truth of the same form.")],
-    format: Annotated[
-        str, typer.Option(help="auto, folder, coco or cityscapes.")
-    ] = "auto",
+    format: Annotated[str, typer.Option(help="auto, folder, coco or cityscapes.")] = "auto",
     coarse: Annotated[
         Path | None, typer.Option(help="The masks before refinement, scored beside.")
     ] = None,

@@ -1,218 +1,338 @@
-"""Cityscapes instance predictions: one text file per image that lists a PNG per object."""
+"""Cityscapes prediction folders: text files that list a mask, a class and a score a line."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
 
-from maskhone.contracts import FOREGROUND, Sample, Scores, describe_size_mismatch
-from maskhone.data.coco import to_rle
+from maskhone.contracts import FOREGROUND, Image, Sample, Scores, describe_size_mismatch
+from maskhone.data.coco import Entry, to_rle
 from maskhone.data.files import replace_when_done
-from maskhone.data.images import read_image, read_label_map, write_image
+from maskhone.data.images import read_image, read_label_map
+from maskhone.data.pictures import save_picture
 from maskhone.errors import InputError
 from maskhone.ops.masks import tight_box
 
-THINGS = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
+logger = logging.getLogger(__name__)
+
+
+class CityscapesLabel(NamedTuple):
+    """One row of the label table."""
+
+    name: str
+    has_instances: bool
+    is_ignored: bool  # ignoreInEval
+
+
+CITYSCAPES_LABELS: dict[int, CityscapesLabel] = {
+    -1: CityscapesLabel("license plate", False, True),
+    0: CityscapesLabel("unlabeled", False, True),
+    1: CityscapesLabel("ego vehicle", False, True),
+    2: CityscapesLabel("rectification border", False, True),
+    3: CityscapesLabel("out of roi", False, True),
+    4: CityscapesLabel("static", False, True),
+    5: CityscapesLabel("dynamic", False, True),
+    6: CityscapesLabel("ground", False, True),
+    7: CityscapesLabel("road", False, False),
+    8: CityscapesLabel("sidewalk", False, False),
+    9: CityscapesLabel("parking", False, True),
+    10: CityscapesLabel("rail track", False, True),
+    11: CityscapesLabel("building", False, False),
+    12: CityscapesLabel("wall", False, False),
+    13: CityscapesLabel("fence", False, False),
+    14: CityscapesLabel("guard rail", False, True),
+    15: CityscapesLabel("bridge", False, True),
+    16: CityscapesLabel("tunnel", False, True),
+    17: CityscapesLabel("pole", False, False),
+    18: CityscapesLabel("polegroup", False, True),
+    19: CityscapesLabel("traffic light", False, False),
+    20: CityscapesLabel("traffic sign", False, False),
+    21: CityscapesLabel("vegetation", False, False),
+    22: CityscapesLabel("terrain", False, False),
+    23: CityscapesLabel("sky", False, False),
+    24: CityscapesLabel("person", True, False),
+    25: CityscapesLabel("rider", True, False),
+    26: CityscapesLabel("car", True, False),
+    27: CityscapesLabel("truck", True, False),
+    28: CityscapesLabel("bus", True, False),
+    29: CityscapesLabel("caravan", True, True),
+    30: CityscapesLabel("trailer", True, True),
+    31: CityscapesLabel("train", True, False),
+    32: CityscapesLabel("motorcycle", True, False),
+    33: CityscapesLabel("bicycle", True, False),
 }
-"""Label id to name of the classes that have instances (mcordts/cityscapesScripts, labels.py)."""
-
-VOID_IDS = (*range(7), 9, 10, 14, 15, 16, 18, 29, 30, -1)
-"""Label ids that the evaluation ignores (the same file, ignoreInEval)."""
-
-_PREDICTION_ENDINGS = ("_leftImg8bit_pred.txt", "_pred.txt", "_index.txt")
-_IMAGE_ENDING = "_leftImg8bit.png"
+"""Source: mcordts/cityscapesScripts:cityscapesscripts/helpers/labels.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CityscapesLine:
-    """One line of a prediction file: a PNG, its label id and its score, as they are written."""
+class Detection:
+    """One line of a prediction file.
 
-    mask: Path
-    label_id: int
-    score: str
+    Attributes:
+        id: running number over all lines of all files, in the order of their names.
+        mask_path: picture of the image's size; non-zero is the object.
+        mask_name: the same as the line has it, relative to the prediction file.
+        category_id: Cityscapes label id, such as 24 for person.
+        score: confidence.
+    """
+
+    id: int
+    mask_path: Path
+    mask_name: str
+    category_id: int
+    score: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class CityscapesItem:
-    """The prediction of one image; no picture is read yet.
+    """An image and its detections; no picture is read yet.
 
     Attributes:
-        id: `<city>_<sequence>_<frame>`.
-        image: its picture, or None where only the masks are wanted.
-        lines: the objects in their order.
+        id: such as `aachen_000000_000019`.
+        image_path: the image.
+        detections: in the order of the lines; may be empty.
     """
 
     id: str
-    image: Path | None
-    lines: tuple[CityscapesLine, ...]
+    image_path: Path
+    detections: tuple[Detection, ...]
 
 
-def find_predictions(pred_dir: Path) -> list[CityscapesItem]:
-    """Reads the prediction files of a folder, flat or nested, sorted by name; without pictures.
+def read_detections(pred_dir: str | Path) -> dict[str, tuple[Detection, ...]]:
+    """Reads the prediction files of a folder and its subfolders, in the order of their names.
+
+    Files are `<name>_leftImg8bit_pred.txt`, or `<name>_index.txt` as SegFix writes them; a line
+    is `mask class_id score`.
+
+    Returns:
+        Detections by image name (`<city>_<seq>_<frame>`), without detections an empty tuple.
 
     Raises:
-        InputError: no prediction file, or a line that is not `png label_id score`.
+        InputError: no such files, a line of another form, an unknown class, or an image twice.
     """
-    files = sorted(
-        (p for p in pred_dir.rglob("*.txt") if p.name.endswith(_PREDICTION_ENDINGS)),
-        key=lambda path: path.name,
-    )
-    if not files:
-        raise InputError(f"{pred_dir}: no *_pred.txt; is this a Cityscapes prediction folder?")
-    return [CityscapesItem(id=_bare_name(p), image=None, lines=_read_lines(p)) for p in files]
+    pred_dir = Path(pred_dir)
+    named = {path: name for path in pred_dir.rglob("*.txt") if (name := _image_name(path))}
+    if not named:
+        raise InputError(
+            f"{pred_dir}: holds no *_leftImg8bit_pred.txt or *_index.txt; check the folder"
+        )
+    detections: dict[str, tuple[Detection, ...]] = {}
+    next_id = 0
+    for path in sorted(named, key=lambda path: (path.name, path)):
+        if named[path] in detections:
+            raise InputError(f"{path}: {named[path]} has another prediction file; keep one")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = tuple(
+            _parse_line(line, path, number, next_id + number - 1)
+            for number, line in enumerate(lines, 1)
+            if line.strip()
+        )
+        next_id += len(lines)
+        detections[named[path]] = found
+    return detections
 
 
 def find_cityscapes_items(
-    pred_dir: Path, images_dir: Path
+    pred_dir: str | Path, images_dir: str | Path
 ) -> tuple[list[CityscapesItem], list[str]]:
-    """Finds predictions and their pictures `<id>_leftImg8bit.png` anywhere under a folder.
+    """Finds the image of every prediction file; no ground truth json is needed.
 
-    Pictures without a prediction file become items without objects, as the original writes an
-    empty file for them.
+    Args:
+        pred_dir: see `read_detections`.
+        images_dir: holds `<city>/<name>_leftImg8bit.png`, or the same without city folders.
 
     Returns:
-        Items sorted by id, and a line for each prediction without a picture.
+        Items sorted by prediction file, and a line for each image not found.
+
+    Raises:
+        InputError: as `read_detections`.
     """
-    pictures = {p.name.removesuffix(_IMAGE_ENDING): p for p in images_dir.rglob("*_leftImg8bit.*")}
-    found = {item.id: item for item in find_predictions(pred_dir)}
-    problems = [
-        f"{name}: no picture {name}{_IMAGE_ENDING} under {images_dir}"
-        for name in found
-        if name not in pictures
-    ]
-    items = [
-        CityscapesItem(
-            id=name, image=pictures[name], lines=found[name].lines if name in found else ()
-        )
-        for name in sorted(pictures)
-    ]
+    images_dir = Path(images_dir)
+    items, problems = [], []
+    for name, detections in read_detections(pred_dir).items():
+        file_name = f"{name}_leftImg8bit.png"
+        places = [images_dir / name.partition("_")[0] / file_name, images_dir / file_name]
+        image_path = next((place for place in places if place.is_file()), None)
+        if image_path is None:
+            problems.append(f"{places[0]}: no such image; check the images folder")
+        else:
+            items.append(CityscapesItem(id=name, image_path=image_path, detections=detections))
     return items, problems
 
 
-def _bare_name(path: Path) -> str:
-    for ending in _PREDICTION_ENDINGS:
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending)
-    raise AssertionError(path)
+def load_cityscapes_item(
+    item: CityscapesItem,
+    detections: Sequence[Detection] | None = None,
+    *,
+    image: Image | None = None,
+) -> Sample:
+    """Reads an image and the masks of some of its detections; empty masks are left out.
 
+    Args:
+        item: from `find_cityscapes_items`.
+        detections: a part of `item.detections`, to bound memory; None takes all.
+        image: the image when it was read before.
 
-def _read_lines(path: Path) -> tuple[CityscapesLine, ...]:
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        words = text.split()
-        if not words:
-            continue
-        try:
-            name, label_id, score = words
-            float(score)
-            lines.append(
-                CityscapesLine(mask=path.parent / name, label_id=int(label_id), score=score)
-            )
-        except ValueError as error:
-            raise InputError(
-                f"{path}: line {number} is {text!r}, expected: png label_id score"
-            ) from error
-    return tuple(lines)
-
-
-def load_cityscapes_item(item: CityscapesItem) -> Sample:
-    """Reads one picture with all its masks; non-zero is foreground, whatever the number."""
-    assert item.image is not None, "find_cityscapes_items finds the picture"
-    image = read_image(item.image)
-    masks = np.zeros((len(item.lines), *image.shape[:2]), dtype=np.float32)
-    for mask, line in zip(masks, item.lines, strict=True):
-        stored = read_label_map(line.mask)
-        if stored.shape != mask.shape:
-            said = describe_size_mismatch(mask.shape, stored.shape)
-            raise InputError(f"{line.mask} does not fit {item.image}: {said}")
-        mask[:] = stored > 0
-    labels = np.array([line.label_id for line in item.lines], dtype=np.int64)
-    return Sample(id=item.id, image=image, masks=masks, labels=labels, meta={"lines": item.lines})
-
-
-def read_cityscapes(pred_dir: Path, images_dir: Path) -> Iterator[Sample]:
-    """Yields one Sample per picture, sorted by id.
+    Returns:
+        Labels are Cityscapes ids; `meta` holds `image_path` and the `detections` that are left.
 
     Raises:
-        InputError: at the first picture or mask that is missing or cannot be read.
+        InputError: a file cannot be read, or a mask has another size than the image.
     """
+    image = read_image(item.image_path) if image is None else image
+    chosen = item.detections if detections is None else tuple(detections)
+    masks: Scores = np.empty((len(chosen), *image.shape[:2]), dtype=np.float32)
+    kept: list[Detection] = []
+    for detection in chosen:
+        mask = read_label_map(detection.mask_path) != 0
+        if mask.shape != image.shape[:2]:
+            said = describe_size_mismatch(image.shape[:2], mask.shape)
+            raise InputError(f"{detection.mask_path} does not fit {item.image_path}: {said}")
+        if mask.any():
+            masks[len(kept)] = mask
+            kept.append(detection)
+    return Sample(
+        id=item.id,
+        image=image,
+        masks=masks[: len(kept)],
+        labels=np.array([detection.category_id for detection in kept], dtype=np.int64),
+        meta={"image_path": item.image_path, "detections": tuple(kept)},
+    )
+
+
+def read_cityscapes(pred_dir: str | Path, images_dir: str | Path) -> Iterator[Sample]:
+    """Reads the Samples of a prediction folder, one at a time; images not found are logged."""
     items, problems = find_cityscapes_items(pred_dir, images_dir)
-    if problems:
-        raise InputError(problems[0])
+    for problem in problems:
+        logger.warning(problem)
     for item in items:
         yield load_cityscapes_item(item)
 
 
-def write_cityscapes_item(
-    out_dir: Path, item: CityscapesItem, scores: Scores, *, published: bool = False
+def write_cityscapes(
+    out_dir: str | Path,
+    name: str,
+    refined: Iterable[tuple[Detection, NDArray[Any]]],
+    *,
+    published: bool = False,
 ) -> Path:
-    """Writes the PNGs of one image and, last, its prediction file; returns that.
-
-    PNGs are named `<id>_leftImg8bit_<k>_<class>.png`; label ids and scores stay as they were.
+    """Writes the masks of one image and, when all are there, the file that lists them.
 
     Args:
-        out_dir: folder to write to, flat.
-        item: what was refined.
-        scores: `(N, H, W)`, one per line of the item.
-        published: write 0/1 as the original does, which looks black in a viewer.
-            Differs: 0/255 otherwise. Both are read as non-zero by the evaluation.
+        out_dir: gets `<name>_leftImg8bit_<k>_<class name>.png` and `<name>_leftImg8bit_pred.txt`.
+        name: of the image, such as `aachen_000000_000019`.
+        refined: detections with their `(H, W)` masks, bool or scores, taken one at a time;
+            without any, the text file is empty, as the benchmark wants it.
+        published: write 0 and 1 as the original does.
+            Differs: the default writes 0 and 255, which people can see.
+
+    Returns:
+        The text file.
+
+    Raises:
+        InputError: a file cannot be written.
     """
-    text = ""
-    for k, (line, score) in enumerate(zip(item.lines, scores, strict=True)):
-        kind = THINGS.get(line.label_id, str(line.label_id))
-        name = f"{item.id}_leftImg8bit_{k}_{kind}.png"
-        mask = (score > FOREGROUND).astype(np.uint8) * np.uint8(1 if published else 255)
-        write_image(out_dir / name, mask)
-        text += f"{name} {line.label_id} {line.score}\n"
-    path = out_dir / f"{item.id}_leftImg8bit_pred.txt"
+    out_dir = Path(out_dir)
+    lines = []
+    for k, (detection, mask) in enumerate(refined):
+        label = CITYSCAPES_LABELS[detection.category_id].name
+        mask_name = f"{name}_leftImg8bit_{k}_{label}.png"
+        foreground = (mask > FOREGROUND).astype(np.uint8)
+        picture = PIL.Image.fromarray(foreground if published else foreground * np.uint8(255))
+        save_picture(out_dir / mask_name, picture)
+        lines.append(f"{mask_name} {detection.category_id} {detection.score!r}\n")
+    path = out_dir / f"{name}_leftImg8bit_pred.txt"
     with replace_when_done(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
     return path
 
 
-def to_coco_entries(
-    items: Sequence[CityscapesItem], images: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Converts predictions to COCO results, as the original's conversion script does.
+def write_cityscapes_sample(
+    out_dir: str | Path, sample: Sample, scores: Scores, *, published: bool = False
+) -> Path:
+    """Writes the `(N, H, W)` scores of a Sample that `load_cityscapes_item` made."""
+    refined = zip(sample.meta["detections"], scores, strict=True)
+    return write_cityscapes(out_dir, sample.id, refined, published=published)
 
-    Ids run over all lines; empty masks are dropped, their id is used up.
+
+def to_coco_entries(pred_dir: str | Path, image_infos: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Converts a prediction folder to a COCO results list.
+
+    Boxes are tight around the pixels; empty masks are dropped, but use up their id.
 
     Args:
-        items: from `find_predictions`.
-        images: COCO `images` whose `file_name` ends with `<id>_leftImg8bit.png`.
+        pred_dir: see `read_detections`.
+        image_infos: rows with `id` and a `file_name` like `<city>/<name>_leftImg8bit.png`.
 
-    Source: BPR section 4.3; tinyalpha/BPR:tools/cityscapes2json.py.
+    Raises:
+        InputError: a mask cannot be read, or an image is not among the rows.
+
+    Source: tinyalpha/BPR, conversion of Cityscapes results to json (spec 4.3).
+    Differs: files are taken in the order of their names, not of the directory listing.
     """
-    ids = {Path(i["file_name"]).name.removesuffix(_IMAGE_ENDING): i["id"] for i in images}
-    numbered = [(item, line) for item in items for line in item.lines]
+    ids = {
+        Path(row["file_name"]).stem.removesuffix("_leftImg8bit"): row["id"] for row in image_infos
+    }
     entries = []
-    for number, (item, line) in enumerate(numbered):
-        if item.id not in ids:
-            raise InputError(f"{line.mask}: the json lists no image {item.id}{_IMAGE_ENDING}")
-        mask = read_label_map(line.mask) > 0
-        box = tight_box(mask)
-        if box is None:
-            continue
-        entries.append(
-            {
-                "anno_file": line.mask.name,
-                "category_id": line.label_id,
-                "score": float(line.score),
-                "iscrowd": 0,
-                "id": number,
-                "bbox": list(box),
-                "segmentation": to_rle(mask),
-                "image_id": ids[item.id],
-            }
-        )
+    for name, detections in read_detections(pred_dir).items():
+        if name not in ids:
+            raise InputError(f"{pred_dir}: {name} is not among the images of the json; add it")
+        for detection in detections:
+            mask = read_label_map(detection.mask_path) != 0
+            if (box_xywh := tight_box(mask)) is not None:
+                entries.append(_to_entry(detection, mask, box_xywh, image_id=ids[name]))
     return entries
+
+
+def _to_entry(
+    detection: Detection,
+    mask: NDArray[np.bool_],
+    box_xywh: tuple[int, int, int, int],
+    *,
+    image_id: int | str,
+) -> dict[str, Any]:
+    return {
+        "anno_file": detection.mask_name,
+        "category_id": detection.category_id,
+        "score": detection.score,
+        "iscrowd": 0,
+        "id": detection.id,
+        "bbox": list(box_xywh),
+        "segmentation": to_rle(mask),
+        "image_id": image_id,
+    }
+
+
+def _image_name(path: Path) -> str | None:
+    """Reads the image's name off a prediction file, or None for other text files."""
+    for ending in ("_leftImg8bit_pred", "_pred", "_leftImg8bit_index", "_index"):
+        if path.stem.endswith(ending):
+            return path.stem.removesuffix(ending)
+    return None
+
+
+def _parse_line(line: str, path: Path, line_number: int, detection_id: int) -> Detection:
+    try:
+        mask_name, category, score_text = line.rsplit(maxsplit=2)
+        category_id, score = int(category), float(score_text)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: line {line_number} is {line!r}, expected: mask_file class_id score"
+        ) from error
+    if category_id not in CITYSCAPES_LABELS:
+        raise InputError(
+            f"{path}: line {line_number} has class {category_id}, expected a Cityscapes label id "
+            "such as 24 (person) or 26 (car), not a train id"
+        )
+    return Detection(
+        id=detection_id,
+        mask_path=path.parent / mask_name,
+        mask_name=mask_name,
+        category_id=category_id,
+        score=score,
+    )

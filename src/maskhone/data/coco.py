@@ -1,18 +1,21 @@
-"""COCO and LVIS json: results lists and whole data sets; RLE and polygons."""
+"""COCO and LVIS json: results lists and full data sets, run-length codes and polygons."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
+from pycocotools import mask as pycoco
 
-from maskhone.contracts import Sample
+from maskhone.contracts import FOREGROUND, Image, Sample, Scores, describe_size_mismatch
 from maskhone.data.files import replace_when_done
-from maskhone.data.images import PICTURE_SUFFIXES, read_image
+from maskhone.data.images import read_image
+from maskhone.data.pictures import PICTURE_SUFFIXES
+from maskhone.data.run_lengths import polygons_to_runs, read_runs
 from maskhone.errors import InputError
 from maskhone.ops.masks import tight_box
 
@@ -21,270 +24,313 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class CocoResults:
-    """A COCO json as it was read.
+    """A json of detections or annotations, as it was read.
 
     Attributes:
         path: the file.
-        entries: detections or annotations, untouched, in their order.
-        images: the `images` of a whole data set, else None.
-        rest: the other keys of a whole data set, else None for a bare results list.
+        entries: the results list, or the `annotations` of a data set; untouched.
+        images: rows of `images` by image id; empty for a results list.
+        document: the whole data set, or None for a results list.
     """
 
     path: Path
-    entries: list[dict[str, Any]]
-    images: list[dict[str, Any]] | None = None
-    rest: dict[str, Any] | None = None
+    entries: Sequence[Entry]
+    images: Mapping[int | str, Entry]
+    document: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoItem:
-    """The entries of one image; nothing is read yet."""
+    """An image and which entries are its objects; nothing is read yet."""
 
-    id: str
-    image: Path
-    indices: tuple[int, ...]
-
-
-def load_results(path: Path) -> CocoResults:
-    """Reads a results list, or a data set with `annotations`.
-
-    Raises:
-        InputError: missing, not json, or of another form.
-    """
-    data = read_json(path)
-    if isinstance(data, dict) and isinstance(data.get("annotations"), list):
-        rest = {k: v for k, v in data.items() if k != "annotations"}
-        images = data.get("images")
-        return CocoResults(path=path, entries=data["annotations"], images=images, rest=rest)
-    if not isinstance(data, list):
-        raise InputError(f"{path}: expected a COCO results list, or a data set with annotations")
-    for index, entry in enumerate(data):
-        if not isinstance(entry, dict) or "image_id" not in entry or "segmentation" not in entry:
-            raise InputError(
-                f"{path}: entry {index} lacks image_id or segmentation; "
-                "give segmentation results, not boxes"
-            )
-    return CocoResults(path=path, entries=data)
+    image_id: int | str
+    image_path: Path
+    entry_indices: tuple[int, ...]
 
 
-def read_json(path: Path) -> Any:
-    """Reads a json file; a missing or broken one is named in one line."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid json ({error}); write it again") from error
-
-
-def find_coco_items(
-    results: CocoResults, images_dir: Path, images_json: Path | None = None
-) -> tuple[list[CocoItem], list[str]]:
-    """Groups entries by image and finds the image files.
-
-    An image is found by the `file_name` of its id in the json itself or in `images_json`; failing
-    that by the entry's own `file_name`; failing that in the folder, by a file whose stem is the id,
-    zeros in front ignored.
-
-    Returns:
-        Items in order of first appearance, and a line for each image that was not found.
-    """
-    groups: dict[Any, list[int]] = {}
-    for index, entry in enumerate(results.entries):
-        groups.setdefault(entry["image_id"], []).append(index)
-    names = _file_names(results, images_json)
-    stems = _folder_stems(images_dir) if any(i not in names for i in groups) else {}
-    items, problems = [], []
-    for image_id, indices in groups.items():
-        name = names.get(image_id, results.entries[indices[0]].get("file_name"))
-        file = images_dir / name if name is not None else stems.get(_bare_stem(str(image_id)))
-        if file is None:
-            problems.append(
-                f"image_id {image_id}: no file for it in {images_dir} ({len(indices)} masks kept "
-                "as they are); name the files with --image-list JSON"
-            )
-        else:
-            items.append(CocoItem(id=str(image_id), image=file, indices=tuple(indices)))
-    return items, problems
-
-
-def _file_names(results: CocoResults, images_json: Path | None) -> dict[Any, str]:
-    listed = list(results.images or [])
-    if images_json is not None:
-        data = read_json(images_json)
-        if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-            raise InputError(f"{images_json}: expected a COCO json with a list under images")
-        listed += data["images"]
-    return {image["id"]: _file_name(image) for image in listed}
-
-
-def _file_name(image: Mapping[str, Any]) -> str:
-    if "file_name" in image:
-        return str(image["file_name"])
-    return str(image.get("coco_url", "")).rsplit("/", 1)[-1]  # LVIS names only the address
-
-
-def _folder_stems(folder: Path) -> dict[str, Path]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-    return {_bare_stem(p.stem): p for p in reversed(files)}
-
-
-def _bare_stem(stem: str) -> str:
-    return stem.lstrip("0") or "0" if stem.isdigit() else stem
-
-
-def load_coco_item(
-    item: CocoItem, results: CocoResults, indices: Sequence[int] | None = None
-) -> Sample:
-    """Reads one image with the masks of its entries, or of some of them.
-
-    `meta["indices"]` holds the place of each mask in `results.entries`.
-    """
-    chosen = item.indices if indices is None else tuple(indices)
-    image = read_image(item.image)
-    size_hw = (image.shape[0], image.shape[1])
-    masks = np.zeros((len(chosen), *size_hw), dtype=np.float32)
-    for mask, index in zip(masks, chosen, strict=True):
-        name = f"{results.path}: entry {index}"
-        mask[:] = from_rle(results.entries[index]["segmentation"], size_hw, name=name)
-    labels = np.array([results.entries[i].get("category_id", 0) for i in chosen], dtype=np.int64)
-    return Sample(id=item.id, image=image, masks=masks, labels=labels, meta={"indices": chosen})
-
-
-def read_coco(
-    results_path: Path, images_dir: Path, images_json: Path | None = None
-) -> Iterator[Sample]:
-    """Yields one Sample per image of a COCO json, in order of first appearance.
-
-    Raises:
-        InputError: at the first image or mask that cannot be read.
-    """
-    results = load_results(results_path)
-    items, problems = find_coco_items(results, images_dir, images_json)
-    if problems:
-        raise InputError(f"{results_path}: {problems[0]}")
-    for item in items:
-        yield load_coco_item(item, results)
-
-
-def to_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Encodes an `(H, W)` mask as COCO's compressed RLE, `counts` as text.
+def to_rle(mask: NDArray[Any]) -> dict[str, Any]:
+    """Encodes an `(H, W)` mask, bool or scores, as a COCO compressed run-length code.
 
     Example:
         >>> to_rle(np.array([[0, 1], [0, 1]], dtype=bool))
         {'size': [2, 2], 'counts': '22'}
     """
-    rle = rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    coded = pycoco.encode(np.asfortranarray(mask > FOREGROUND, dtype=np.uint8))
+    return {
+        "size": [int(side) for side in coded["size"]],
+        "counts": coded["counts"].decode("ascii"),
+    }
 
 
 def from_rle(
-    segmentation: Any, size_hw: tuple[int, int], *, name: str = "segmentation"
+    segmentation: Any, *, size_hw: tuple[int, int], name: str = "segmentation"
 ) -> NDArray[np.bool_]:
-    """Decodes compressed RLE, uncompressed RLE, or polygons to an `(H, W)` mask.
+    """Decodes a COCO segmentation: compressed or plain run-length code, or a list of polygons.
+
+    Args:
+        segmentation: a dict of `size` and `counts`, or a list of x1, y1, x2, y2, ... lists.
+        size_hw: size of the image, which a run-length code must have.
+        name: what messages call it.
+
+    Returns:
+        `(H, W)` bool.
 
     Raises:
-        InputError: another size than the image's, or not a segmentation.
+        InputError: the code is damaged, or of another size.
 
     Example:
-        >>> from_rle({"size": [2, 2], "counts": "22"}, (2, 2)).tolist()
+        >>> from_rle({"size": [2, 2], "counts": [2, 2]}, size_hw=(2, 2)).tolist()
         [[False, True], [False, True]]
     """
-    rle = to_plain_rle(segmentation, size_hw, name=name)
-    return np.asarray(rle_codec.decode(rle), dtype=np.bool_)
+    if isinstance(segmentation, list):
+        runs = polygons_to_runs(segmentation, size_hw=size_hw, name=name)
+    else:
+        runs = _read_sized_runs(segmentation, size_hw, name)
+    if runs.min(initial=0) < 0 or runs.sum() != size_hw[0] * size_hw[1]:
+        raise InputError(
+            f"{name}: run-length code covers {runs.sum()} pixels, expected "
+            f"{size_hw[0] * size_hw[1]}; the file is damaged, write it again"
+        )
+    is_foreground = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(is_foreground, runs).reshape(size_hw[::-1]).T)
 
 
-def to_plain_rle(segmentation: Any, size_hw: tuple[int, int], *, name: str) -> dict[str, Any]:
-    """Brings any COCO segmentation to pycocotools' compressed RLE; checks its size."""
-    height, width = size_hw
-    if isinstance(segmentation, dict) and "counts" in segmentation:
-        size = tuple(segmentation.get("size", ()))
-        if size != (height, width):
+def load_results(path: str | Path) -> CocoResults:
+    """Loads a COCO or LVIS results list, or a whole data set json.
+
+    Raises:
+        InputError: the file is missing, not json, or its entries lack an image id or segmentation.
+    """
+    path = Path(path)
+    document = _load_json(path)
+    entries = document.get("annotations") if isinstance(document, dict) else document
+    if not isinstance(entries, list):
+        raise InputError(
+            f"{path}: json holds {type(document).__name__} without annotations, expected a COCO "
+            "results list or a data set"
+        )
+    for index, entry in enumerate(entries):
+        is_mask = isinstance(entry, dict) and "segmentation" in entry
+        if not is_mask or not isinstance(entry.get("image_id"), int | str):
             raise InputError(
-                f"{name}: RLE is of size {list(size)} but the image is {height}x{width} "
-                "(height x width); use the image that was segmented"
+                f"{path}: entry {index} lacks image_id or segmentation; give the file of masks "
+                "(such as *.segm.json), not of boxes"
             )
-        if not isinstance(segmentation["counts"], list):
-            _check_counts(segmentation, name)
-            return dict(segmentation)
-    elif not (isinstance(segmentation, list) and _are_polygons(segmentation)):
-        raise InputError(f"{name}: neither RLE nor polygons; give COCO segmentations")
-    if not segmentation:  # an object without polygons is empty
-        return dict(rle_codec.encode(np.zeros((height, width), dtype=np.uint8, order="F")))
-    found = rle_codec.frPyObjects(segmentation, height, width)
-    return dict(rle_codec.merge(found) if isinstance(found, list) else found)
+    if not isinstance(document, dict):
+        return CocoResults(path=path, entries=entries, images={}, document=None)
+    images = _index_images(document, path)
+    return CocoResults(path=path, entries=entries, images=images, document=document)
 
 
-def _are_polygons(segmentation: list[Any]) -> bool:
-    return all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in segmentation)
+def find_coco_items(
+    results: CocoResults, images_dir: str | Path, images_json: str | Path | None = None
+) -> tuple[list[CocoItem], list[str]]:
+    """Groups the entries by image and finds the image files.
+
+    A file is looked for by the `file_name` (or the end of `coco_url`) in the json itself or in
+    `images_json`; then by a stem equal to the image id, `000000000139.jpg` being 139; then by the
+    entry's own `file_name`.
+
+    Args:
+        results: from `load_results`.
+        images_dir: folder of the images, searched with its subfolders.
+        images_json: a data set json with `images`, for a results list whose ids are not in names.
+
+    Returns:
+        Items in the order in which images first appear, and a line for each image not found.
+
+    Raises:
+        InputError: the folder or `images_json` is missing or not json.
+    """
+    images_dir = Path(images_dir)
+    if not images_dir.is_dir():
+        raise InputError(f"{images_dir}: no such folder; check the path")
+    known = dict(results.images)
+    if images_json is not None:
+        known |= _index_images(_load_json(Path(images_json)), Path(images_json))
+    grouped: dict[int | str, list[int]] = {}
+    for index, entry in enumerate(results.entries):
+        grouped.setdefault(entry["image_id"], []).append(index)
+
+    list_by_stem = cache(lambda: _index_by_stem(images_dir))
+    items, problems = [], []
+    for image_id, indices in grouped.items():
+        image_path = _find_image(
+            image_id, known.get(image_id, {}), results.entries[indices[0]], images_dir, list_by_stem
+        )
+        if image_path is None:
+            problems.append(
+                f"{results.path}: image {image_id} ({len(indices)} entries) is not in {images_dir};"
+                " check the folder, or give a json with its file name (images_json)"
+            )
+        else:
+            items.append(
+                CocoItem(image_id=image_id, image_path=image_path, entry_indices=tuple(indices))
+            )
+    return items, problems
 
 
-def _check_counts(segmentation: Mapping[str, Any], name: str) -> None:
-    """Refuses RLE text whose runs do not fill its size; pycocotools would read past its end."""
-    counts = segmentation["counts"]
-    text = counts.encode("ascii", "replace") if isinstance(counts, str) else bytes(counts)
-    runs = _decode_counts(text)
-    if runs is None or sum(runs) != segmentation["size"][0] * segmentation["size"][1]:
-        raise InputError(f"{name}: the RLE is damaged, its runs do not fill {segmentation['size']}")
+def load_coco_item(
+    item: CocoItem,
+    results: CocoResults,
+    entry_indices: Sequence[int] | None = None,
+    *,
+    image: Image | None = None,
+) -> Sample:
+    """Reads an image and decodes the masks of some of its entries.
 
+    Args:
+        item: from `find_coco_items`.
+        results: the results that it was found in.
+        entry_indices: a part of `item.entry_indices`, to bound memory; None takes all.
+        image: the image when it was read before.
 
-def _decode_counts(text: bytes) -> list[int] | None:
-    """Reads COCO's variable-length run lengths (cocodataset/cocoapi:common/maskApi.c)."""
-    runs: list[int] = []
-    position = 0
-    while position < len(text):
-        value, shift, has_more = 0, 0, True
-        while has_more:
-            if position >= len(text):
-                return None
-            digit = text[position] - 48
-            value |= (digit & 0x1F) << shift
-            has_more = bool(digit & 0x20)
-            position, shift = position + 1, shift + 5
-            if not has_more and digit & 0x10:
-                value |= -1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-    return runs if all(run >= 0 for run in runs) else None
+    Returns:
+        Masks in the order of the indices; labels are category ids; `meta` holds `image_id`,
+        `image_path` and `entry_indices`.
+
+    Raises:
+        InputError: the image cannot be read, or a code is damaged or of another size; the message
+            names the entry.
+    """
+    indices = item.entry_indices if entry_indices is None else tuple(entry_indices)
+    image = read_image(item.image_path) if image is None else image
+    height, width = image.shape[:2]
+    masks: Scores = np.empty((len(indices), height, width), dtype=np.float32)
+    for mask, index in zip(masks, indices, strict=True):
+        name = f"{results.path}: entry {index} (image {item.image_id}, {item.image_path.name})"
+        segmentation = results.entries[index]["segmentation"]
+        mask[:] = from_rle(segmentation, size_hw=(height, width), name=name)
+    categories = [results.entries[index].get("category_id") for index in indices]
+    has_labels = all(isinstance(category, int) for category in categories)
+    return Sample(
+        id=str(item.image_id),
+        image=image,
+        masks=masks,
+        labels=np.array(categories, dtype=np.int64) if has_labels else None,
+        meta={
+            "image_id": item.image_id,
+            "image_path": item.image_path,
+            "entry_indices": indices,
+        },
+    )
 
 
 def refined_entry(
-    entry: Entry, segmentation: Mapping[str, Any], *, recompute_box: bool = False
+    entry: Entry, mask: NDArray[Any], *, recompute_box: bool = False
 ) -> dict[str, Any]:
-    """Copies an entry with another segmentation (RLE); scores, ids and extra fields stay.
-
-    With `recompute_box`, `bbox` (x, y, width, height; zeros when empty) and `area` follow it.
-    """
-    new = {**entry, "segmentation": dict(segmentation)}
-    if recompute_box:
-        size_hw = (int(segmentation["size"][0]), int(segmentation["size"][1]))
-        mask = from_rle(segmentation, size_hw)
-        new["bbox"] = list(tight_box(mask) or (0, 0, 0, 0))
-        new["area"] = int(mask.sum())
-    return new
-
-
-def write_results(
-    path: Path,
-    results: CocoResults,
-    segmentations: Mapping[int, Mapping[str, Any]],
-    *,
-    recompute_boxes: bool = False,
-) -> Path:
-    """Writes the json again with some segmentations replaced: same form, same order.
+    """Copies an entry with another mask; ids, scores and all other fields stay.
 
     Args:
-        path: file to write.
-        results: what was read.
-        segmentations: RLE by place in `results.entries`; other entries are written untouched.
-        recompute_boxes: make `bbox` and `area` follow the new masks.
+        entry: of a results list or of annotations; polygons become a run-length code.
+        mask: `(H, W)` bool or scores.
+        recompute_box: also write `bbox` (tight, x y w h; zeros when empty) and `area` in pixels.
+            BPR keeps the segmenter's box (tinyalpha/BPR, spec 4.2), and so do we by default.
+
+    Example:
+        >>> refined_entry({"id": 7, "segmentation": []}, np.ones((1, 2), dtype=bool))
+        {'id': 7, 'segmentation': {'size': [1, 2], 'counts': '02'}}
     """
-    entries = [
-        refined_entry(entry, segmentations[i], recompute_box=recompute_boxes)
-        if i in segmentations
-        else entry
-        for i, entry in enumerate(results.entries)
-    ]
-    data: Any = entries if results.rest is None else {**results.rest, "annotations": entries}
-    with replace_when_done(path) as unfinished:
-        unfinished.write_text(json.dumps(data), encoding="utf-8")
+    changed: dict[str, Any] = {"segmentation": to_rle(mask)}
+    if recompute_box:
+        foreground = mask > FOREGROUND
+        changed["bbox"] = list(tight_box(foreground) or (0, 0, 0, 0))
+        changed["area"] = int(np.count_nonzero(foreground))
+    return {**entry, **changed}
+
+
+def write_results(path: str | Path, results: CocoResults, refined: Mapping[int, Entry]) -> Path:
+    """Writes a json of the same form and order, with some entries replaced.
+
+    Args:
+        path: the json to write; whole or not at all.
+        results: what was read.
+        refined: entry to put at an index; the others are written as they were.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = Path(path)
+    entries = (refined.get(index, entry) for index, entry in enumerate(results.entries))
+    with replace_when_done(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        if results.document is None:
+            file.writelines(_dump_list(entries))
+        else:
+            opening = "{"
+            for key, value in results.document.items():
+                file.write(f"{opening}{json.dumps(key)}: ")
+                file.writelines(_dump_list(entries) if key == "annotations" else [_dump(value)])
+                opening = ",\n"
+            file.write("}")
     return path
+
+
+def _read_sized_runs(segmentation: Any, size_hw: tuple[int, int], name: str) -> NDArray[np.int64]:
+    coded_hw = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(coded_hw, list) or len(coded_hw) != 2 or "counts" not in segmentation:
+        raise InputError(
+            f"{name}: segmentation is {str(segmentation)[:40]}, expected a dict of size and counts "
+            "or a list of polygons"
+        )
+    if tuple(coded_hw) != tuple(size_hw):
+        raise InputError(f"{name}: {describe_size_mismatch(size_hw, tuple(coded_hw))}")
+    return read_runs(segmentation["counts"], name=name)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _dump_list(entries: Iterable[Entry]) -> Iterable[str]:
+    """Writes one entry a line, without holding the text of all of them."""
+    opening = "["
+    for entry in entries:
+        yield f"{opening}{_dump(entry)}"
+        opening = ",\n"
+    yield "[]" if opening == "[" else "]"
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot read ({error.strerror}); check the path") from error
+    except ValueError as error:  # covers bad json and bad text encoding
+        raise InputError(f"{path}: not json ({error}); give a COCO json file") from error
+
+
+def _index_images(document: Any, path: Path) -> dict[int | str, Entry]:
+    rows = document.get("images", []) if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "id" in r for r in rows):
+        raise InputError(f"{path}: expected a data set json whose images each have an id")
+    return {row["id"]: row for row in rows}
+
+
+def _index_by_stem(images_dir: Path) -> dict[int | str, Path]:
+    """Lists image files under their stem, and under its number when it is one."""
+    files = [p for p in sorted(images_dir.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES]
+    numbered = {int(p.stem): p for p in files if p.stem.isascii() and p.stem.isdecimal()}
+    return numbered | {p.stem: p for p in files}
+
+
+def _find_image(
+    image_id: int | str,
+    row: Entry,
+    entry: Entry,
+    images_dir: Path,
+    list_by_stem: Callable[[], Mapping[int | str, Path]],
+) -> Path | None:
+    for name in (row.get("file_name"), row.get("coco_url")):
+        if name and (found := _find_named(str(name), images_dir)):
+            return found
+    by_stem = list_by_stem()
+    if found := by_stem.get(str(image_id)) or by_stem.get(image_id):
+        return found
+    return _find_named(str(entry.get("file_name") or ""), images_dir)
+
+
+def _find_named(name: str, images_dir: Path) -> Path | None:
+    """Looks for the whole name, its last folder and file, and its file alone."""
+    parts = Path(name).parts
+    candidates = [images_dir.joinpath(*parts[start:]) for start in (0, -2, -1)]
+    return next((path for path in candidates if parts and path.is_file()), None)

@@ -4,7 +4,7 @@ import logging
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy as np
 from maskhone.contracts import Sample, Scores
 from maskhone.data.images import (
     MASK_SUFFIXES,
-    PICTURE_SUFFIXES,
     MaskFile,
     check_mask_fits,
     read_image,
@@ -20,6 +19,7 @@ from maskhone.data.images import (
     read_mask,
     write_mask,
 )
+from maskhone.data.pictures import PICTURE_SUFFIXES
 from maskhone.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -81,12 +81,8 @@ def find_folder_items(
     images_dir, masks_dir = Path(images_dir), Path(masks_dir)
     if images_dir.resolve() == masks_dir.resolve():
         raise InputError(f"{images_dir}: images and masks share one folder; give them one each")
-    images = [
-        path for path in _list_files(images_dir, PICTURE_SUFFIXES) if masks_dir not in path.parents
-    ]
-    masks = [
-        path for path in _list_files(masks_dir, MASK_SUFFIXES) if images_dir not in path.parents
-    ]
+    images = _list_files(images_dir, PICTURE_SUFFIXES, but_not_in=masks_dir)
+    masks = _list_files(masks_dir, MASK_SUFFIXES, but_not_in=images_dir)
     for folder, files, noun in ((images_dir, images, "pictures"), (masks_dir, masks, "masks")):
         if not files:
             raise InputError(f"{folder}: holds no {noun}; check the folder")
@@ -129,12 +125,20 @@ def load_folder_item(item: FolderItem) -> Sample:
     mask_files = tuple(read_mask(path) for path in item.mask_paths)
     for mask_file in mask_files:
         check_mask_fits(mask_file, image, image_path=item.image_path)
-    masks = [mask_file.scores for mask_file in mask_files]
+    masks = mask_files[0].scores
+    if len(mask_files) > 1:  # the files then share the memory of the stack
+        ends = np.cumsum([len(mask_file.scores) for mask_file in mask_files])
+        masks = np.concatenate([mask_file.scores for mask_file in mask_files])
+        parts = np.split(masks, ends[:-1])
+        mask_files = tuple(
+            replace(mask_file, scores=part)
+            for mask_file, part in zip(mask_files, parts, strict=True)
+        )
     names = tuple(path.relative_to(item.masks_dir).as_posix() for path in item.mask_paths)
     return Sample(
         id=item.id,
         image=image,
-        masks=masks[0] if len(masks) == 1 else np.concatenate(masks),
+        masks=masks,
         meta={"image_path": item.image_path, "mask_files": mask_files, "mask_names": names},
     )
 
@@ -207,7 +211,7 @@ def find_training_items(
     list_path = root / f"{split}.txt"
     if not list_path.is_file():
         raise InputError(f"{list_path}: no such file; it should list one image ID a line")
-    ids = [line.strip() for line in list_path.read_text(encoding="utf-8").splitlines()]
+    ids = [line.strip() for line in list_path.read_text(encoding="utf-8-sig").splitlines()]
     images, truths, coarses = (
         _index_by_stem(root / name, suffixes)
         for name, suffixes in (
@@ -255,17 +259,22 @@ def load_training_item(item: TrainingItem) -> Sample:
     )
 
 
-def _list_files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Lists files below a folder by suffix, sorted; hidden ones are skipped."""
+def _list_files(
+    folder: Path, suffixes: frozenset[str], *, but_not_in: Path | None = None
+) -> list[Path]:
+    """Lists files below a folder by suffix, sorted; hidden ones and one subfolder are skipped."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
-    return sorted(
+    skipped = folder.resolve() if but_not_in is None else but_not_in.resolve()
+    is_nested = folder.resolve() in skipped.parents
+    return [
         path
-        for path in folder.rglob("*")
+        for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (is_nested and skipped in path.resolve().parents)
         and path.is_file()
-    )
+    ]
 
 
 def _stem_within(folder: Path, path: Path) -> str:

@@ -20,9 +20,7 @@ BAND_RATIO = 0.02
 """Width of the boundary IoU band as a share of the image diagonal (Cheng et al., CVPR 2021)."""
 
 
-def mean_boundary_accuracy(
-    prediction: Mask, target: Mask, *, ignore: Mask | None = None
-) -> float:
+def mean_boundary_accuracy(prediction: Mask, target: Mask, *, ignore: Mask | None = None) -> float:
     """Averages the pixel accuracy in five bands along the outline of the ground truth (mBA).
 
     Source: CascadePSP, Cheng et al., CVPR 2020; the formula is that of
@@ -103,8 +101,8 @@ def boundary_iou(
     width_px = max(1, round(dilation_ratio * math.hypot(*target.shape)))
     window = content_window(prediction, target)  # outside lies background only: nothing to erode
     bands = [inner_band(mask[window], width_px=width_px) for mask in (prediction, target)]
-    union = np.count_nonzero(bands[0] | bands[1])
-    return np.count_nonzero(bands[0] & bands[1]) / union if union else 1.0
+    union = int(np.count_nonzero(bands[0] | bands[1]))
+    return int(np.count_nonzero(bands[0] & bands[1])) / union if union else 1.0
 
 
 def inner_band(mask: Mask, *, width_px: int) -> Mask:
@@ -120,9 +118,7 @@ def inner_band(mask: Mask, *, width_px: int) -> Mask:
     if not mask.size:
         return mask.copy()
     kernel = np.ones((2 * width_px + 1, 2 * width_px + 1), np.uint8)
-    eroded = cv2.erode(
-        mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0
-    )
+    eroded = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return mask & (eroded == 0)
 
 
@@ -227,7 +223,8 @@ def replace_band(prediction: Mask, target: Mask, *, distance_px: float) -> Mask:
 
     Example:
         >>> import numpy as np
-        >>> prediction, target = np.array([[True, True, False, False]]), np.zeros((1, 4), dtype=bool)
+        >>> prediction = np.array([[True, True, False, False]])
+        >>> target = np.zeros((1, 4), dtype=bool)
         >>> replace_band(prediction, target, distance_px=1)
         array([[ True, False, False, False]])
     """
@@ -302,9 +299,7 @@ def _squared_distance(marked: Mask) -> NDArray[np.float64]:
     """Returns each pixel's squared Euclidean distance to the nearest marked pixel, exactly."""
     if not marked.any():
         return np.full(marked.shape, np.inf)
-    distance = cv2.distanceTransform(
-        (~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
-    )
+    distance = cv2.distanceTransform((~marked).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.rint(distance.astype(np.float64) ** 2)  # squares of pixel distances are whole numbers
 
 

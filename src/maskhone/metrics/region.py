@@ -55,9 +55,7 @@ def dice(prediction: Mask, target: Mask, *, ignore: Mask | None = None) -> float
     return _dice_of_counts(*count_overlap(prediction, target, ignore=ignore))
 
 
-def count_overlap(
-    prediction: Mask, target: Mask, *, ignore: Mask | None = None
-) -> tuple[int, int]:
+def count_overlap(prediction: Mask, target: Mask, *, ignore: Mask | None = None) -> tuple[int, int]:
     """Counts the pixels of the intersection and of the union.
 
     Example:
@@ -66,8 +64,8 @@ def count_overlap(
         (3, 9)
     """
     prediction, target = prepare_pair(prediction, target, ignore)
-    intersection = np.count_nonzero(prediction & target)
-    union = np.count_nonzero(prediction) + np.count_nonzero(target) - intersection
+    intersection = int(np.count_nonzero(prediction & target))
+    union = int(np.count_nonzero(prediction) + np.count_nonzero(target)) - intersection
     return intersection, union
 
 
@@ -113,9 +111,7 @@ class RegionScores:
         }
 
 
-def prepare_pair(
-    prediction: Mask, target: Mask, ignore: Mask | None = None
-) -> tuple[Mask, Mask]:
+def prepare_pair(prediction: Mask, target: Mask, ignore: Mask | None = None) -> tuple[Mask, Mask]:
     """Checks a pair of masks and clears the ignored pixels in both.
 
     Raises:

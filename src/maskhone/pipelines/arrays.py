@@ -4,7 +4,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-
 from numpy.typing import NDArray
 
 from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks

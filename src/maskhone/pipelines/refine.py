@@ -128,7 +128,7 @@ def refine_files(
     *,
     method: str = "bpr",
     weights: str | None = None,
-    format: str = "auto",  # noqa: A002
+    format: str = "auto",
     image_list: Path | None = None,
     guard: bool = False,
     binary: bool = False,

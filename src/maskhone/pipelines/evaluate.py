@@ -1,0 +1,262 @@
+"""Scoring files: folder against folder, COCO json against COCO json, Cityscapes folders."""
+
+import csv
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskhone.contracts import FOREGROUND, describe_size_mismatch
+from maskhone.data.cityscapes import THINGS, VOID_IDS, find_predictions
+from maskhone.data.files import replace_when_done
+from maskhone.data.images import MASK_SUFFIXES, MaskFile, read_label_map, read_mask
+from maskhone.errors import InputError, UsageError
+from maskhone.metrics.average_precision import coco_average_precision
+from maskhone.metrics.boundary import BoundaryScores
+from maskhone.metrics.cityscapes import CityscapesAP
+from maskhone.metrics.region import RegionScores
+from maskhone.ops.masks import IGNORE_LABEL
+
+Progress = Callable[[int, int], None]
+BoolMask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """Scores of one or two sets of masks.
+
+    Attributes:
+        rows: one table row each: what was scored, how many masks, and the scores; with a coarse
+            set also a row of differences.
+        problems: one line for each mask that could not be scored.
+    """
+
+    rows: list[dict[str, Any]]
+    problems: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON-able values; undefined scores are null."""
+        rows = [{k: _plain(v) for k, v in row.items()} for row in self.rows]
+        return {"rows": rows, "problems": list(self.problems)}
+
+
+def evaluate_files(
+    prediction: Path,
+    target: Path,
+    *,
+    format: str = "auto",
+    coarse: Path | None = None,
+    ids: Path | None = None,
+    target_value: int | None = None,
+    per_mask: Path | None = None,
+    on_progress: Progress | None = None,
+) -> EvaluationReport:
+    """Scores predictions, and coarse masks beside them, against ground truth.
+
+    Args:
+        prediction: folder of mask files, COCO results json, or Cityscapes prediction folder.
+        target: folder of mask files of the same names, COCO ground-truth json, or folder of
+            `*_gtFine_instanceIds.png`.
+        format: `auto`, `folder`, `coco` or `cityscapes`; auto goes by what `prediction` is.
+        coarse: the masks before refinement, of the same form.
+        ids: text file, one id (file stem) a line; only these are scored.
+        target_value: the object is where the target has this number; pixels of 255 are ignored.
+        per_mask: CSV to write, one line per mask (folders only).
+        on_progress: called with finished and planned masks.
+
+    Returns:
+        Folders: mean IoU, Dice, mBA, boundary IoU and boundary F at 1, 2, 3 px over masks, and IoU
+        pooled over all pixels. A mask with a target without outline has no mBA and is left out of
+        its mean. Json: COCO mask AP and boundary AP. Cityscapes: AP and AF.
+
+    Raises:
+        UsageError: options that do not go with the form.
+        InputError: nothing can be scored at all.
+    """
+    sets = {"refined" if coarse else "prediction": prediction}
+    if coarse is not None:
+        sets = {"coarse": coarse, **sets}
+    for path in (*sets.values(), target):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+    form = _find_form(prediction, format)
+    if form != "folder" and (ids or per_mask or target_value is not None):
+        raise UsageError("--ids, --per-mask and --target-value go with folders of masks only")
+    if form == "coco":
+        return _with_difference([_score_coco(k, p, target) for k, p in sets.items()], ())
+    if form == "cityscapes":
+        return _with_difference([_score_cityscapes(k, p, target) for k, p in sets.items()], ())
+    return _score_folders(sets, target, ids, target_value, per_mask, on_progress)
+
+
+def _find_form(prediction: Path, asked: str) -> str:
+    if asked not in ("auto", "folder", "coco", "cityscapes"):
+        raise UsageError(f"format is {asked!r}; expected auto, folder, coco or cityscapes")
+    if asked != "auto":
+        return asked
+    return "coco" if prediction.suffix.lower() == ".json" else "folder"
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """Running scores of one set of masks."""
+
+    region: RegionScores = field(default_factory=RegionScores)
+    boundary: BoundaryScores = field(default_factory=BoundaryScores)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, name: str, mask: BoolMask, truth: BoolMask, ignore: BoolMask | None) -> None:
+        scores = {
+            **self.region.update(mask, truth, ignore=ignore),
+            **self.boundary.update(mask, truth, ignore=ignore),
+        }
+        self.lines.append({"mask": name, **scores})
+
+    def row(self, name: str) -> dict[str, Any]:
+        boundary = self.boundary.compute()
+        undefined = int(boundary.pop("mba_undefined"))
+        row = {"masks": name, "n": len(self.lines), **self.region.compute(), **boundary}
+        return {**row, "without mba": undefined} if undefined else row
+
+
+def _score_folders(
+    sets: dict[str, Path],
+    target: Path,
+    ids: Path | None,
+    target_value: int | None,
+    per_mask: Path | None,
+    on_progress: Progress | None,
+) -> EvaluationReport:
+    truths = _index(target)
+    names = _read_ids(ids) if ids else sorted(_index(sets[next(reversed(sets))]))
+    tallies = {kind: _Tally() for kind in sets}
+    files = {kind: _index(folder) for kind, folder in sets.items()}
+    problems = []
+    for done, name in enumerate(names, start=1):
+        try:
+            pairs = {k: list(_pairs(name, files[k], truths, target_value)) for k in sets}
+            for kind, found in pairs.items():
+                for pair in found:
+                    tallies[kind].add(*pair)
+        except InputError as error:
+            problems.append(str(error))
+        if on_progress is not None:
+            on_progress(done, len(names))
+    if per_mask is not None:
+        _write_csv(per_mask, tallies)
+    rows = [tally.row(kind) for kind, tally in tallies.items()]
+    return _with_difference(rows, tuple(problems))
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """Lists mask files by their path within the folder, without suffix."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of masks")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES)
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+
+
+def _read_ids(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a text file with one id a line")
+    return path.read_text(encoding="utf-8").split()
+
+
+def _pairs(
+    name: str, files: dict[str, Path], truths: dict[str, Path], target_value: int | None
+) -> Iterator[tuple[str, BoolMask, BoolMask, BoolMask | None]]:
+    """Yields name, prediction, truth and ignored pixels of each mask of a file."""
+    for kind, known in (("prediction", files), ("target", truths)):
+        if name not in known:
+            raise InputError(f"{name}: no {kind} of this name")
+    found = read_mask(files[name])
+    if target_value is not None:
+        numbers = read_label_map(truths[name])
+        yield _pair(name, found, 0, numbers == target_value, numbers == IGNORE_LABEL)
+        return
+    truth = read_mask(truths[name])
+    if truth.labels is None:
+        if len(truth.scores) != len(found.scores):
+            raise InputError(
+                f"{files[name]}: {len(found.scores)} masks but {len(truth.scores)} in the target"
+            )
+        for i, scores in enumerate(truth.scores):
+            label = name if len(truth.scores) == 1 else f"{name}#{i}"
+            yield _pair(label, found, i, scores > FOREGROUND, None)
+        return
+    yield from _label_pairs(name, found, truth)
+
+
+def _label_pairs(
+    name: str, found: MaskFile, truth: MaskFile
+) -> Iterator[tuple[str, BoolMask, BoolMask, BoolMask | None]]:
+    """Pairs the classes of two label maps; a class that only one of them has meets nothing."""
+    assert truth.labels is not None
+    assert truth.label_map is not None
+    if found.label_map is None:
+        raise InputError(f"{found.path}: the target is a label map; give a palette picture too")
+    if found.label_map.shape != truth.label_map.shape:
+        said = describe_size_mismatch(truth.label_map.shape, found.label_map.shape)
+        raise InputError(f"{found.path} does not fit {truth.path}: {said}")
+    assert found.labels is not None
+    ignore = truth.label_map == IGNORE_LABEL
+    for label in sorted({*truth.labels.tolist(), *found.labels.tolist()}):
+        yield f"{name}#{label}", found.label_map == label, truth.label_map == label, ignore
+
+
+def _pair(
+    name: str, found: MaskFile, number: int, truth: BoolMask, ignore: BoolMask | None
+) -> tuple[str, BoolMask, BoolMask, BoolMask | None]:
+    mask = found.scores[number] > FOREGROUND
+    if mask.shape != truth.shape:
+        said = describe_size_mismatch(truth.shape, mask.shape).replace("image", "target", 1)
+        raise InputError(f"{found.path}: {said}")
+    return name, mask, truth, ignore
+
+
+def _score_coco(name: str, prediction: Path, target: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"masks": name}
+    row.update(coco_average_precision(prediction, target))
+    boundary = coco_average_precision(prediction, target, kind="boundary")
+    row.update({f"boundary {k}": v for k, v in boundary.items()})
+    return row
+
+
+def _score_cityscapes(name: str, prediction: Path, target: Path) -> dict[str, Any]:
+    metric = CityscapesAP(THINGS, VOID_IDS)
+    items = {item.id: item for item in find_predictions(prediction)}
+    truths = sorted(target.rglob("*_gtFine_instanceIds.png"))
+    if not truths:
+        raise InputError(f"{target}: no *_gtFine_instanceIds.png; is this a gtFine folder?")
+    for path in truths:
+        item = items.get(path.name.removesuffix("_gtFine_instanceIds.png"))
+        lines = item.lines if item is not None else ()
+        found = [(read_label_map(x.mask) > 0, x.label_id, float(x.score)) for x in lines]
+        metric.update(read_label_map(path), found)
+    return {"masks": name, "n": len(truths), **metric.compute()}
+
+
+def _with_difference(rows: list[dict[str, Any]], problems: tuple[str, ...]) -> EvaluationReport:
+    """Adds refined minus coarse when both are there."""
+    if len(rows) == 2:
+        before, after = rows
+        numbers = [k for k in after if k not in ("masks", "n", "without mba") and k in before]
+        difference = {"masks": "difference", **{k: after[k] - before[k] for k in numbers}}
+        rows = [*rows, {k: difference.get(k) for k in after}]
+    return EvaluationReport(rows=rows, problems=problems)
+
+
+def _write_csv(path: Path, tallies: dict[str, _Tally]) -> None:
+    lines = [{"set": kind, **line} for kind, tally in tallies.items() for line in tally.lines]
+    with replace_when_done(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else ["set", "mask"])
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
