@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from tests.parity.golden import Fixture, find_fixtures, tolerance_number
 
-from maskhone.data.cityscapes import THINGS, VOID_IDS, find_predictions
+from maskhone.data.cityscapes import read_detections
 from maskhone.data.images import read_label_map
 from maskhone.metrics.boundary import boundary_map, boundary_precision_recall_f
 from maskhone.metrics.cityscapes import OVERLAPS, CityscapesAP
+from maskhone.pipelines.evaluate import THINGS, VOID_IDS
 
 
 @pytest.mark.parametrize("fixture", find_fixtures("bpr", "cityscapes_ap*"))
@@ -15,11 +16,11 @@ def test_cityscapes_ap_is_that_of_the_public_scripts(fixture: Fixture) -> None:
     manifest = fixture.manifest
     metric = CityscapesAP(THINGS, VOID_IDS, with_boundary=False)
     truths = {p.name.split("_gtFine")[0]: p for p in fixture.path.rglob("*_instanceIds.png")}
-    items = {item.id: item for item in find_predictions(fixture.path / "pred")}
+    detections = read_detections(fixture.path / "pred")
     assert truths
     for name, path in truths.items():
-        lines = items[name].lines if name in items else ()
-        found = [(read_label_map(x.mask) > 0, x.label_id, float(x.score)) for x in lines]
+        lines = detections.get(name, ())
+        found = [(read_label_map(x.mask_path) > 0, x.category_id, x.score) for x in lines]
         metric.update(read_label_map(path), found)
     tolerance = tolerance_number(manifest["tolerance"])
     table = metric.average_precisions()

@@ -24,10 +24,10 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         InputError: the file is missing, damaged, or holds pickled objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"masks": loaded}
-        with loaded:
+        with path.open("rb") as file:  # np.load itself leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"masks": loaded}
             return {key: loaded[key] for key in loaded.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; check the path") from error

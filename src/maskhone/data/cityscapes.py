@@ -126,14 +126,13 @@ def read_detections(pred_dir: str | Path) -> dict[str, tuple[Detection, ...]]:
     for path in sorted(named, key=lambda path: (path.name, path)):
         if named[path] in detections:
             raise InputError(f"{path}: {named[path]} has another prediction file; keep one")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found = tuple(
-            _parse_line(line, path, number, next_id + number - 1)
-            for number, line in enumerate(lines, 1)
-            if line.strip()
+        text = path.read_text(encoding="utf-8")
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        detections[named[path]] = tuple(
+            _parse_line(line, path, number, detection_id)
+            for detection_id, (number, line) in enumerate(lines, next_id)
         )
         next_id += len(lines)
-        detections[named[path]] = found
     return detections
 
 
@@ -272,7 +271,7 @@ def to_coco_entries(pred_dir: str | Path, image_infos: Iterable[Entry]) -> list[
     Raises:
         InputError: a mask cannot be read, or an image is not among the rows.
 
-    Source: tinyalpha/BPR, conversion of Cityscapes results to json (spec 4.3).
+    Source: tinyalpha/BPR, its conversion of Cityscapes results to json.
     Differs: files are taken in the order of their names, not of the directory listing.
     """
     ids = {

@@ -225,7 +225,7 @@ def refined_entry(
         entry: of a results list or of annotations; polygons become a run-length code.
         mask: `(H, W)` bool or scores.
         recompute_box: also write `bbox` (tight, x y w h; zeros when empty) and `area` in pixels.
-            BPR keeps the segmenter's box (tinyalpha/BPR, spec 4.2), and so do we by default.
+            The published BPR keeps the segmenter's box (tinyalpha/BPR); so does the default.
 
     Example:
         >>> refined_entry({"id": 7, "segmentation": []}, np.ones((1, 2), dtype=bool))
@@ -267,7 +267,7 @@ def write_results(path: str | Path, results: CocoResults, refined: Mapping[int, 
 
 def _read_sized_runs(segmentation: Any, size_hw: tuple[int, int], name: str) -> NDArray[np.int64]:
     coded_hw = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if not isinstance(coded_hw, list) or len(coded_hw) != 2 or "counts" not in segmentation:
+    if not isinstance(coded_hw, list | tuple) or len(coded_hw) != 2 or "counts" not in segmentation:
         raise InputError(
             f"{name}: segmentation is {str(segmentation)[:40]}, expected a dict of size and counts "
             "or a list of polygons"

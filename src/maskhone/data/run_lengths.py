@@ -33,8 +33,8 @@ def read_runs(counts: Any, *, name: str = "segmentation") -> NDArray[np.int64]:
         return np.array(counts, dtype=np.int64)
     if isinstance(counts, str):
         counts = counts.encode("latin-1", "replace")
-    codes = np.frombuffer(counts if isinstance(counts, bytes) else b"", dtype=np.uint8)
-    codes = codes.astype(np.int64) - 48
+    text = np.frombuffer(counts if isinstance(counts, bytes) else b"", dtype=np.uint8)
+    codes = text.astype(np.int64) - 48
     is_last = (codes & 32) == 0
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or not is_last[-1]:
         raise InputError(f"{name}: counts are no run-length code; write the file again")

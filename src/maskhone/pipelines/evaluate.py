@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, describe_size_mismatch
-from maskhone.data.cityscapes import THINGS, VOID_IDS, find_predictions
+from maskhone.data.cityscapes import CITYSCAPES_LABELS, Detection, read_detections
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES, MaskFile, read_label_map, read_mask
 from maskhone.errors import InputError, UsageError
@@ -23,6 +23,13 @@ from maskhone.ops.masks import IGNORE_LABEL
 
 Progress = Callable[[int, int], None]
 BoolMask = NDArray[np.bool_]
+
+VOID_IDS = tuple(i for i, label in CITYSCAPES_LABELS.items() if label.is_ignored)
+THINGS = {
+    i: label.name
+    for i, label in CITYSCAPES_LABELS.items()
+    if label.has_instances and not label.is_ignored
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,16 +235,19 @@ def _score_coco(name: str, prediction: Path, target: Path) -> dict[str, Any]:
 
 def _score_cityscapes(name: str, prediction: Path, target: Path) -> dict[str, Any]:
     metric = CityscapesAP(THINGS, VOID_IDS)
-    items = {item.id: item for item in find_predictions(prediction)}
+    detections = read_detections(prediction)
     truths = sorted(target.rglob("*_gtFine_instanceIds.png"))
     if not truths:
         raise InputError(f"{target}: no *_gtFine_instanceIds.png; is this a gtFine folder?")
     for path in truths:
-        item = items.get(path.name.removesuffix("_gtFine_instanceIds.png"))
-        lines = item.lines if item is not None else ()
-        found = [(read_label_map(x.mask) > 0, x.label_id, float(x.score)) for x in lines]
-        metric.update(read_label_map(path), found)
+        lines = detections.get(path.name.removesuffix("_gtFine_instanceIds.png"), ())
+        metric.update(read_label_map(path), list(_read_scored(lines)))
     return {"masks": name, "n": len(truths), **metric.compute()}
+
+
+def _read_scored(lines: tuple[Detection, ...]) -> Iterator[tuple[BoolMask, int, float]]:
+    for line in lines:
+        yield read_label_map(line.mask_path) > 0, line.category_id, line.score
 
 
 def _with_difference(rows: list[dict[str, Any]], problems: tuple[str, ...]) -> EvaluationReport:

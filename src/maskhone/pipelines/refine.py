@@ -21,7 +21,8 @@ from maskhone.data.cityscapes import (
     CityscapesItem,
     find_cityscapes_items,
     load_cityscapes_item,
-    write_cityscapes_item,
+    write_cityscapes,
+    write_cityscapes_sample,
 )
 from maskhone.data.coco import (
     CocoItem,
@@ -29,7 +30,7 @@ from maskhone.data.coco import (
     find_coco_items,
     from_rle,
     load_results,
-    to_rle,
+    refined_entry,
     write_results,
 )
 from maskhone.data.files import replace_when_done
@@ -265,15 +266,15 @@ def _refine_cityscapes(run: _Run) -> RefineReport:
         return (run.output / f"{item.id}_leftImg8bit_pred.txt").exists()
 
     def do(item: CityscapesItem) -> None:
-        if not item.lines:
-            write_cityscapes_item(run.output, item, np.zeros((0, 1, 1), dtype=np.float32))
+        if not item.detections:
+            write_cityscapes(run.output, item.id, [])
             return
         sample = load_cityscapes_item(item)
         refined = run.refine(sample.image, sample.masks)
         if run.settings.scores:
             _write_score_pictures(_scores_path(run.output), item.id, range(len(refined)), refined)
         run.write_figure(item.id, sample.image, sample.masks, refined)
-        write_cityscapes_item(run.output, item, refined)
+        write_cityscapes_sample(run.output, sample, refined)
 
     return _run_folder_jobs(run, items, problems, is_done, do)
 
@@ -326,7 +327,7 @@ def _do_all(run: _Run, items: Sequence[Any], do: Callable[[Any], None]) -> list[
         try:
             do(item)
         except (MaskhoneError, MemoryError) as error:
-            failed.append(str(error) or f"{item.id}: out of memory; use a smaller picture")
+            failed.append(str(error) or f"{item}: out of memory; use a smaller picture")
         if run.on_progress is not None:
             run.on_progress(done, len(items))
     return failed
@@ -348,18 +349,13 @@ def _refine_coco(run: _Run) -> RefineReport:
         return RefineReport(lines=(line,), problems=tuple(problems))
     _ = run.refiner
     with closing(_Journal(run)) as journal:
-        waiting = [i for i in items if not all(n in journal.segmentations for n in i.indices)]
+        waiting = [i for i in items if not all(n in journal.refined for n in i.entry_indices)]
 
         def do(item: CocoItem) -> None:
             problems.extend(_refine_coco_item(run, results, item, journal))
 
         failed = _do_all(run, waiting, do)
-        write_results(
-            run.output,
-            results,
-            journal.segmentations,
-            recompute_boxes=run.recompute_boxes,
-        )
+        write_results(run.output, results, journal.refined)
     journal.path.unlink()
     n_refined, n_skipped = len(waiting) - len(failed), len(items) - len(waiting)
     return _summarise(run, n_refined, n_skipped, [*problems, *failed])
@@ -369,16 +365,18 @@ def _refine_coco_item(
     run: _Run, results: CocoResults, item: CocoItem, journal: "_Journal"
 ) -> list[str]:
     """Refines the masks of one image in groups that fit into memory; returns what failed."""
-    image = read_image(item.image)
-    problems = []
-    for start, group in enumerate(_groups(item.indices, image)):
+    image = read_image(item.image_path)
+    problems, name = [], str(item.image_id)
+    for start, group in enumerate(_groups(item.entry_indices, image)):
         indices, masks, bad = _decode(results, group, image)
         problems += bad
         refined = run.refine(image, masks)
-        journal.add(indices, refined)
+        for index, scores in zip(indices, refined, strict=True):
+            entry = results.entries[index]
+            journal.add(index, refined_entry(entry, scores, recompute_box=run.recompute_boxes))
         if run.settings.scores:
-            _write_score_pictures(_scores_path(run.output), item.id, indices, refined)
-        run.write_figure(f"{item.id}-{start}" if start else item.id, image, masks, refined)
+            _write_score_pictures(_scores_path(run.output), name, indices, refined)
+        run.write_figure(f"{name}-{start}" if start else name, image, masks, refined)
     return problems
 
 
@@ -400,7 +398,7 @@ def _decode(
         try:
             segmentation = results.entries[index]["segmentation"]
             name = f"{results.path}: entry {index}"
-            masks[len(indices)] = from_rle(segmentation, size_hw, name=name)
+            masks[len(indices)] = from_rle(segmentation, size_hw=size_hw, name=name)
             indices.append(index)
         except InputError as error:
             problems.append(f"{error} (kept as it is)")
@@ -408,12 +406,16 @@ def _decode(
 
 
 class _Journal:
-    """Refined segmentations as they come, beside the output, so that a stopped run can go on."""
+    """Refined entries as they come, beside the output, so that a stopped run can go on."""
 
     def __init__(self, run: _Run) -> None:
         self.path = run.output.with_name(f".{run.output.name}.unfinished.jsonl")
-        self.segmentations: dict[int, dict[str, Any]] = {}
-        settings = {**asdict(run.settings), "masks": str(run.masks.resolve())}
+        self.refined: dict[int, dict[str, Any]] = {}
+        settings = {
+            **asdict(run.settings),
+            "masks": str(run.masks.resolve()),
+            "recompute_boxes": run.recompute_boxes,
+        }
         if run.resume and self.path.exists():
             self._read(run.output, settings)
         else:
@@ -430,16 +432,14 @@ class _Journal:
         _refuse_other_settings(output, json.loads(lines[0]), settings)
         whole = lines[1:-1]  # after a stop the last line may be torn
         for line in whole:
-            index, segmentation = json.loads(line)
-            self.segmentations[index] = segmentation
+            index, entry = json.loads(line)
+            self.refined[index] = entry
         with replace_when_done(self.path) as unfinished:
             unfinished.write_text("\n".join([lines[0], *whole, ""]), encoding="utf-8")
 
-    def add(self, indices: Sequence[int], scores: Scores) -> None:
-        for index, score in zip(indices, scores, strict=True):
-            segmentation = to_rle(score > FOREGROUND)
-            self.segmentations[index] = segmentation
-            self.file.write(json.dumps([index, segmentation]) + "\n")
+    def add(self, index: int, entry: dict[str, Any]) -> None:
+        self.refined[index] = entry
+        self.file.write(json.dumps([index, entry]) + "\n")
         self.file.flush()
 
     def close(self) -> None:
