@@ -2,6 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from maskhone.data import pictures
 from maskhone.data.images import (
     check_mask_fits,
     read_image,
@@ -92,6 +93,13 @@ def test_pictures_above_pillows_limit_are_read_and_the_limit_stays(tmp_path, mon
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10)
     assert read_image(path).shape == (20, 30, 3)
     assert PIL.Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path, monkeypatch):
+    path = write_image(tmp_path / "a.png", np.zeros((20, 30, 3), dtype=np.uint8))
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 599)
+    with pytest.raises(InputError, match=r"a\.png: cannot read .*30x20 is above 599 pixels"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_label_map])

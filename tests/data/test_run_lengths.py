@@ -26,7 +26,7 @@ def test_long_runs_span_several_characters():
     "counts", ["", "é", "garbage!", "P", b"\xff", None, 7, [1.5], [-1], ["a"], "o" * 9 + "0"]
 )
 def test_codes_that_are_none_are_refused(counts):
-    with pytest.raises(InputError, match="^entry 3: counts"):
+    with pytest.raises(InputError, match=r"^entry 3: counts"):
         read_runs(counts, name="entry 3")
 
 
@@ -41,8 +41,15 @@ def test_no_polygon_is_an_empty_mask():
 
 @pytest.mark.parametrize(
     "polygons",
-    [[[1, 1, 3, 3]], [[1, 1, 2, 2, 3]], [[[1, 1], [2, 2], [3, 3]]], [1, 2, 3, 4, 5, 6]]
-    + [[["a"] * 6], [[float("nan")] * 6], [[0, 0, 1e12, 0, 1, 1]]],
+    [
+        [[1, 1, 3, 3]],
+        [[1, 1, 2, 2, 3]],
+        [[[1, 1], [2, 2], [3, 3]]],
+        [1, 2, 3, 4, 5, 6],
+        [["a"] * 6],
+        [[float("nan")] * 6],
+        [[0, 0, 1e12, 0, 1, 1]],
+    ],
 )
 def test_polygons_of_another_form_are_refused(polygons):
     with pytest.raises(InputError, match="expected a list x1, y1"):

@@ -20,13 +20,16 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", 
 DEEP_SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 """Formats that hold 16 bits."""
 
+MAX_PIXELS = 1 << 30
+"""Above this a picture is taken for damaged; OpenCV has the same limit."""
+
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
 _size_limit_lock = threading.Lock()
 
 
 def open_picture(path: Path, *, single_frame: bool = False) -> PIL.Image.Image:
-    """Decodes the first frame of a picture of any size, upright.
+    """Decodes the first frame of a picture of up to `MAX_PIXELS`, upright.
 
     Args:
         path: the file.
@@ -38,8 +41,9 @@ def open_picture(path: Path, *, single_frame: bool = False) -> PIL.Image.Image:
     try:
         with _without_size_limit():
             picture = PIL.Image.open(path)
-        with picture:
             frames = getattr(picture, "n_frames", 1)
+        with picture:
+            _check_size(picture)
             picture.load()
             PIL.ImageOps.exif_transpose(picture, in_place=True)
     except FileNotFoundError as error:
@@ -107,6 +111,11 @@ def save_picture(path: Path, picture: PIL.Image.Image) -> Path:
     with replace_when_done(path) as unfinished:
         picture.save(unfinished, quality=95)
     return path
+
+
+def _check_size(picture: PIL.Image.Image) -> None:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} is above {MAX_PIXELS} pixels")
 
 
 @contextmanager

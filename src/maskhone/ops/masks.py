@@ -191,3 +191,22 @@ def _check_probabilities(array: NDArray[Any], name: str) -> None:
             f"{name}: mask holds {lowest:g} to {highest:g}, expected scores in [0, 1]; "
             "apply a sigmoid to logits, or divide by 255"
         )
+
+
+def surround(mask: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice] | None:
+    """Returns the rows and columns of an object with a margin, cut to the image; None when empty.
+
+    Example:
+        >>> surround(np.array([[0, 0, 0], [0, 0, 1]], dtype=bool), 1)
+        (slice(0, 2, None), slice(1, 3, None))
+    """
+    box = tight_box(mask)
+    if box is None:
+        return None
+    x, y, width, height = box
+    top, left = max(y - margin_px, 0), max(x - margin_px, 0)
+    bottom, right = (
+        min(y + height + margin_px, mask.shape[0]),
+        min(x + width + margin_px, mask.shape[1]),
+    )
+    return slice(top, bottom), slice(left, right)
