@@ -1,6 +1,9 @@
 """BPR against the outputs of the original code (../shared/spec/bpr.md section 9 lists them)."""
 
+import ast
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +11,23 @@ import torch
 from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
 from maskhone.contracts import FOREGROUND
+from maskhone.data.cityscapes import (
+    find_cityscapes_items,
+    load_cityscapes_item,
+    to_coco_entries,
+    write_cityscapes_sample,
+)
+from maskhone.data.coco import from_rle, load_results, refined_entry
+from maskhone.data.images import read_label_map
 from maskhone.engine.train import poly_learning_rate
 from maskhone.methods.bpr.boundary import boundary_score, plan_boundary_patches
 from maskhone.methods.bpr.config import BPRConfig
+from maskhone.methods.bpr.matching import Match, keep_good, match_detections, sample_detections
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork, resize
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.methods.bpr.refine import BPRRefiner
 from maskhone.methods.bpr.train import patch_loss
+from maskhone.metrics.region import ClassScores
 from maskhone.ops.boxes import nms
 from maskhone.ops.patches import crop, paste_average
 
@@ -319,3 +332,131 @@ def architecture_in(text: str) -> str:
     named = [name for name in HRNETS if name in text]
     assert len(named) == 1, text
     return named[0]
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("bpr", "train_bits*"))
+def test_patch_scores_are_the_published(fixture: Fixture) -> None:
+    out = fixture.outputs
+    metric = ClassScores(len(out["iou"]))
+    metric.update(out["miou_pred"], out["miou_gt"])
+    scores = metric.compute()
+    tolerance = tolerance_number(fixture.manifest["tolerance"].split("acc")[1])
+    for name in ("aAcc", "acc", "iou"):
+        np.testing.assert_allclose(scores[name], out[name], rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("bpr", "match_filter*"))
+def test_matching_filter_and_sampling_are_the_published(fixture: Fixture) -> None:
+    out, manifest = fixture.outputs, fixture.manifest
+    detections = load_results(fixture.path / "dt.json").entries
+    truths = load_results(fixture.path / "gt.json")
+    matches: list[Match | None] = [None] * len(detections)
+    areas = np.zeros(len(detections), dtype=np.int64)
+    for image_id, row in truths.images.items():
+        size_hw = (row["height"], row["width"])
+        mine = [i for i, entry in enumerate(detections) if entry["image_id"] == image_id]
+        own = [entry for entry in truths.entries if entry["image_id"] == image_id]
+        found = match_detections([detections[i] for i in mine], own, size_hw)
+        for i, match in zip(mine, found, strict=True):
+            matches[i] = match
+            if match.annotation is not None:
+                truth = from_rle(own[match.annotation]["segmentation"], size_hw=size_hw)
+                areas[i] = truth.sum()
+    tolerance = tolerance_number(manifest["tolerance"].removeprefix("IoU"))
+    ious = [match.iou for match in matches]
+    np.testing.assert_allclose(ious, out["max_iou"], rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(areas, out["matched_gt_area"])
+    np.testing.assert_array_equal(keep_good(matches), out["kept"])
+    seed = int(manifest["sample_rule"].split("seed ")[1].split(":")[0])
+    draws = [key for key in out if key.startswith("sample_")]
+    assert draws
+    for key in draws:
+        n, wanted = (int(number) for number in key.split("_")[1:])
+        drawn = sample_detections(n, wanted, with_replacement=True, seed=seed)
+        np.testing.assert_array_equal(drawn, out[key])
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("bpr", "e2e_cityscapes*"))
+def test_the_whole_cityscapes_pipeline_is_the_published(fixture: Fixture, tmp_path: Path) -> None:
+    manifest, out, inputs = fixture.manifest, fixture.outputs, fixture.path / "inputs"
+    listed = json.loads((inputs / "gt.json").read_text())["images"]
+    assert to_coco_entries(inputs / "coarse", listed) == manifest["coarse_json"]
+
+    config = e2e_config(manifest["what"])
+    refiner = BPRRefiner(
+        network=network_of(manifest, architecture_in(manifest["what"])), config=config
+    )
+    items, problems = find_cityscapes_items(inputs / "coarse", inputs / "leftImg8bit/val")
+    assert not problems
+    refined, planned, probabilities = [], [], []
+    for item in items:
+        sample = load_cityscapes_item(item)
+        scores = refiner.refine(sample.image, sample.masks)
+        write_cityscapes_sample(tmp_path, sample, scores, published=True)
+        refined += list(scores > FOREGROUND)
+        for mask in sample.masks:
+            boxes = boxes_of_mask(mask > FOREGROUND, config.patch_px, config.nms_iou)
+            planned.append((boxes, mask.shape))
+            patches = (
+                cut_image_patches(sample.image, boxes, config),
+                cut_mask_patches(mask, boxes, config),
+            )
+            with torch.inference_mode():
+                probabilities.append(
+                    refiner._predict(*(torch.from_numpy(patch) for patch in patches)).numpy()
+                )
+    check_details(planned, manifest["details"])
+    stored = out["probs_sub"]
+    ours = np.concatenate(probabilities)
+    assert len(ours) == manifest["n_patches"]
+    stride = ours.shape[-1] // stored.shape[-1]
+    loose = tolerance_number(manifest["tolerance"].split("probs")[1])
+    np.testing.assert_allclose(ours[:, ::stride, ::stride], stored, rtol=0, atol=loose)
+    share = tolerance_number(manifest["tolerance"].split("refined")[1])
+    for mask, expected, (boxes, size_hw) in zip(refined, out["refined"], planned, strict=True):
+        _, is_covered = paste_average(
+            np.zeros((len(boxes), config.patch_px, config.patch_px), np.float32), boxes, size_hw
+        )
+        assert (mask != (expected > 0)).sum() <= share * is_covered.sum()
+    check_refined_json(manifest, refined, out["refined"] > 0)
+    assert written_folder(tmp_path) == manifest["refined_folder"]
+
+
+def e2e_config(text: str) -> BPRConfig:
+    """Reads `IOU_THRESH 0.25, patch 64` out of the manifest's sentence."""
+    words = text.replace(",", " ").split()
+    return BPRConfig(
+        nms_iou=float(words[words.index("IOU_THRESH") + 1]),
+        patch_px=int(words[words.index("patch") + 1]),
+        edge_rule="published",
+    )
+
+
+def check_details(planned: list, details: dict) -> None:
+    assert len(planned) == len(details)
+    for (boxes, _), text in zip(planned, details.values(), strict=True):
+        detail = ast.literal_eval(text)
+        x, y, side = boxes[:, 0], boxes[:, 1], boxes[:, 2] - boxes[:, 0]
+        assert detail["hlist"] == list(zip(y.tolist(), side.tolist(), strict=True))
+        assert detail["wlist"] == list(zip(x.tolist(), side.tolist(), strict=True))
+
+
+def check_refined_json(manifest: dict, refined: list, stored: np.ndarray) -> None:
+    """Our entries are the published ones; the code too wherever the masks agree to the pixel."""
+    for i, (coarse, expected) in enumerate(
+        zip(manifest["coarse_json"], manifest["refined_json"], strict=True)
+    ):
+        ours = refined_entry(coarse, refined[i])
+        if (refined[i] != stored[i]).any():
+            ours = {**ours, "segmentation": expected["segmentation"]}
+        assert ours == expected
+
+
+def written_folder(folder: Path) -> dict:
+    """Lists a folder as the manifest does: texts, and the numbers that occur in pictures."""
+    return {
+        path.name: path.read_text()
+        if path.suffix == ".txt"
+        else np.unique(read_label_map(path)).tolist()
+        for path in sorted(folder.iterdir())
+    }

@@ -78,8 +78,8 @@ def read_image(path: str | Path) -> Image:
     return np.array(to_rgb(picture), dtype=np.uint8)
 
 
-def write_image(path: str | Path, image: Image) -> Path:
-    """Writes `(H, W, 3)` uint8 RGB in the format that the suffix names."""
+def write_image(path: str | Path, image: NDArray[Any]) -> Path:
+    """Writes `(H, W, 3)` uint8 RGB, or `(H, W)` uint8 or uint16, in the suffix's format."""
     return save_picture(Path(path), PIL.Image.fromarray(image))
 
 

@@ -24,7 +24,16 @@ MAX_PIXELS = 1 << 30
 """Above this a picture is taken for damaged; OpenCV has the same limit."""
 
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
+_DAMAGED = (  # what Pillow's decoders raise on damaged files
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    struct.error,
+    zlib.error,
+)
 _size_limit_lock = threading.Lock()
 
 
@@ -39,11 +48,9 @@ def open_picture(path: Path, *, single_frame: bool = False) -> PIL.Image.Image:
         InputError: the file is missing, damaged, or no picture.
     """
     try:
-        with _without_size_limit():
-            picture = PIL.Image.open(path)
-            frames = getattr(picture, "n_frames", 1)
-        with picture:
+        with _without_size_limit(), PIL.Image.open(path) as picture:
             _check_size(picture)
+            frames = getattr(picture, "n_frames", 1)
             picture.load()
             PIL.ImageOps.exif_transpose(picture, in_place=True)
     except FileNotFoundError as error:
@@ -120,7 +127,10 @@ def _check_size(picture: PIL.Image.Image) -> None:
 
 @contextmanager
 def _without_size_limit() -> Iterator[None]:
-    """Opens pictures of any size; Pillow warns above 89 megapixels and refuses above 179."""
+    """Lets Pillow, which refuses above 179 megapixels, read pictures of any size.
+
+    The limit is a setting of the whole process, so one picture is decoded at a time.
+    """
     with _size_limit_lock:
         limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
         try:

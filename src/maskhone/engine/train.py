@@ -98,7 +98,7 @@ def poly_learning_rate(
         >>> poly_learning_rate(0, iterations=100, start=0.01, end=1e-4, power=0.9)
         0.01
     """
-    rate = (start - end) * (1 - iteration / iterations) ** power + end
+    rate: float = (start - end) * (1 - iteration / iterations) ** power + end
     if iteration < warmup_iterations:
         rate *= (iteration + 1) / warmup_iterations
     return rate
@@ -131,10 +131,10 @@ def fit(
     """
     accelerator = _make_accelerator(schedule.precision)
     if accelerator.num_processes > 1:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     optimizer = _make_optimizer(network, schedule)
     network, optimizer = accelerator.prepare(network, optimizer)
-    bare = accelerator.unwrap_model(network)
+    bare: nn.Module = accelerator.unwrap_model(network)
     out_dir.mkdir(parents=True, exist_ok=True)
     start = _load_checkpoint(out_dir, bare, optimizer) if resume else 0
     log = _Log(out_dir / "log.jsonl", is_new=start == 0, is_main=accelerator.is_main_process)

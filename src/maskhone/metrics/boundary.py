@@ -119,7 +119,8 @@ def inner_band(mask: Mask, *, width_px: int) -> Mask:
         return mask.copy()
     kernel = np.ones((2 * width_px + 1, 2 * width_px + 1), np.uint8)
     eroded = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask & (eroded == 0)
+    band: Mask = mask & (eroded == 0)
+    return band
 
 
 def boundary_f(
@@ -147,7 +148,7 @@ def boundary_f(
         >>> import numpy as np
         >>> half = np.repeat([[True, False]], 8, axis=0).repeat(4, axis=1)
         >>> boundary_f(half, np.roll(half, 1, axis=1), tolerance=1)
-        0.9333333333333333
+        0.6666666666666666
     """
     return boundary_precision_recall_f(prediction, target, tolerances=[tolerance], ignore=ignore)[
         0

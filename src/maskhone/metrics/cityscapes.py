@@ -74,7 +74,7 @@ class CityscapesAP:
         ids = instance_ids.astype(np.int64)
         truths, numbers = self._list_truths(ids)
         is_void = np.isin(ids, self.void_ids)
-        found = []
+        found: list[_Prediction] = []
         for mask, label, score in predictions:
             if label not in self.labels or not mask.any():
                 continue

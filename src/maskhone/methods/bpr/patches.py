@@ -42,7 +42,8 @@ def cut_mask_patches(
 
 def widen(boxes_xyxy: Boxes, padding_px: int) -> Boxes:
     """Moves every side of the boxes outwards."""
-    return boxes_xyxy + np.array([-padding_px, -padding_px, padding_px, padding_px])
+    wide: Boxes = boxes_xyxy + np.array([-padding_px, -padding_px, padding_px, padding_px])
+    return wide
 
 
 def enlarge(patches: NDArray[Any], side_px: int, mode: int) -> NDArray[Any]:

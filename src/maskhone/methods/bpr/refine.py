@@ -203,7 +203,7 @@ def paste_object(
     if factor > 1:
         filled = np.where(is_covered, mean, plan.scores)
         size_wh = (filled.shape[1] * factor, filled.shape[0] * factor)
-        mean = cv2.resize(filled, size_wh, interpolation=cv2.INTER_LINEAR)
+        mean = np.asarray(cv2.resize(filled, size_wh), dtype=np.float32)  # bilinear
         is_covered = is_covered.repeat(factor, axis=0).repeat(factor, axis=1)
     here = scores[y : y + mean.shape[0], x : x + mean.shape[1]]
     height, width = here.shape
@@ -221,4 +221,5 @@ def build_network(state: dict[str, Tensor], config: BPRConfig, *, source: str) -
         network.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{source}: these are not weights of {config.network}") from error
-    return network.to(memory_format=torch.channels_last).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()

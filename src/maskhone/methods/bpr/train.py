@@ -65,8 +65,9 @@ def train(
     initialise(network, torch.Generator().manual_seed(schedule.seed))
     if identity.init_from:
         load_imagenet_backbone(network, Path(identity.init_from))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fit(
-        network.to(memory_format=torch.channels_last),
+        network,
         patch_loss,
         source,
         collate,

@@ -1,6 +1,7 @@
 """Patches to train on: image, coarse mask and ground truth, cut along the coarse boundary."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Boxes, Image
+from maskhone.data.coco import find_coco_items, from_rle, load_results
 from maskhone.data.folder import TrainingItem, find_training_items, load_training_item
+from maskhone.data.images import read_image
 from maskhone.engine.train import SampleSource
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
 from maskhone.methods.bpr.config import BPRConfig
+from maskhone.methods.bpr.matching import keep_good, match_detections, sample_detections
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.methods.bpr.roughen import roughen
 
@@ -93,6 +97,8 @@ def make_patch_source(
     data: TrainingData, config: BPRConfig, mixture: Mixture, *, seed: int
 ) -> SampleSource:
     """Opens the training data that a recipe names."""
+    if data.detections:
+        return DetectionPatches(data, config, seed=seed)
     items = [
         item for folder in data.folders for item in find_training_items(Path(folder), data.split)
     ]
@@ -154,6 +160,87 @@ class FolderPatches:
             boxes = np.concatenate([start, start + config.patch_px], axis=1)
         chosen = random.choice(len(boxes), self.mixture.patches_per_image, replace=True)
         return boxes[chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Instance:
+    """One detection to train on: all its patches and its ground truth."""
+
+    image: Path
+    size_hw: tuple[int, int]
+    coarse: Any  # COCO segmentation
+    truth: Any  # COCO segmentation
+    boxes_xyxy: Boxes
+
+
+class DetectionPatches:
+    """The published training set: every boundary patch of every good detection of a segmenter.
+
+    Sample i is one patch, a pure function of i and the seed; each epoch visits all in a new order.
+
+    Source: BPR section 5; tinyalpha/BPR:scripts/prepare_dataset.sh.
+    Differs: patches are cut when they are needed; nothing is written to disk.
+    """
+
+    def __init__(self, data: TrainingData, config: BPRConfig, *, seed: int) -> None:
+        self.config, self.seed = config, seed
+        kept = list(_good_instances(data, config))
+        chosen = sample_detections(
+            len(kept), data.sample_instances, with_replacement=data.samples_with_replacement
+        )
+        self.instances = [kept[i] for i in chosen]
+        self.patches = [
+            (i, k) for i, one in enumerate(self.instances) for k in range(len(one.boxes_xyxy))
+        ]
+        if not self.patches:
+            raise InputError(f"{data.detections}: no detection overlaps its truth by more than 0.5")
+
+    def __getitem__(self, index: int) -> PatchGroup:
+        epoch, position = divmod(index, len(self.patches))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.patches))
+        random = np.random.default_rng([self.seed, epoch, position])
+        number, k = self.patches[order[position]]
+        one = self.instances[number]
+        coarse = from_rle(one.coarse, size_hw=one.size_hw)
+        truth = from_rle(one.truth, size_hw=one.size_hw)
+        box = one.boxes_xyxy[k : k + 1]
+        image = read_image(one.image)
+        return cut_group(image, coarse.astype(np.float32), truth, box, self.config, random)
+
+
+def _good_instances(data: TrainingData, config: BPRConfig) -> Iterator[_Instance]:
+    """Yields the detections that overlap their truth by more than one half, in order."""
+    results, truths = load_results(Path(data.detections)), load_results(Path(data.annotations))
+    items, problems = find_coco_items(results, Path(data.images), Path(data.annotations))
+    if problems:
+        raise InputError(problems[0])
+    by_image = defaultdict(list)
+    for annotation in truths.entries:
+        by_image[annotation["image_id"]].append(annotation)
+    found: dict[int, _Instance] = {}
+    for item in items:
+        row = truths.images[item.image_id]
+        size_hw = (int(row["height"]), int(row["width"]))
+        entries = [results.entries[i] for i in item.entry_indices]
+        matches = match_detections(entries, by_image[item.image_id], size_hw)
+        for k in keep_good(matches):
+            annotation = by_image[item.image_id][matches[k].annotation or 0]
+            mask = from_rle(entries[k]["segmentation"], size_hw=size_hw)
+            boxes, _ = plan_boundary_patches(
+                mask,
+                patch_px=config.patch_px,
+                nms_iou=data.training_nms_iou,
+                window_px=config.window_px,
+                edge_rule=config.edge_rule,
+            )
+            found[item.entry_indices[k]] = _Instance(
+                image=item.image_path,
+                size_hw=size_hw,
+                coarse=entries[k]["segmentation"],
+                truth=annotation["segmentation"],
+                boxes_xyxy=boxes,
+            )
+    yield from (found[i] for i in sorted(found))
 
 
 def cut_group(
@@ -220,7 +307,8 @@ def collate(groups: list[PatchGroup]) -> dict[str, Tensor]:
 
 
 def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.clip(values, 0, 255).astype(np.uint8)
+    clipped: NDArray[np.uint8] = np.clip(values, 0, 255).astype(np.uint8)
+    return clipped
 
 
 def _longer_side(mask: NDArray[np.bool_]) -> int:

@@ -59,7 +59,7 @@ class GrabCutRefiner:
         cut, _, _ = cv2.grabCut(
             np.ascontiguousarray(image),
             trimap,
-            None,
+            (0, 0, 1, 1),  # not read in this mode
             models[0],
             models[1],
             self.iterations,

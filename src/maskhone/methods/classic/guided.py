@@ -1,6 +1,7 @@
 """The guided filter: a mask becomes, locally, a linear function of the picture's colours."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,10 +75,11 @@ def guided_filter(
     slope = slope[..., 0].astype(np.float32)
     offset = mean_scores - (slope * mean_guide).sum(axis=2)
     filtered = (_mean(slope, radius_px) * guide).sum(axis=2) + _mean(offset, radius_px)
-    return np.clip(filtered, 0.0, 1.0).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(filtered, 0.0, 1.0).astype(np.float32)
+    return clipped
 
 
-def _mean(array: NDArray[np.float32], radius_px: int) -> NDArray[np.float32]:
+def _mean(array: NDArray[Any], radius_px: int) -> NDArray[np.float32]:
     side = 2 * radius_px + 1
     channels = [array] if array.ndim == 2 else [array[..., i] for i in range(array.shape[2])]
     means = [
