@@ -133,7 +133,8 @@ def infer_labels(
     if n_labels < 2:
         return labels.astype(np.int64)
     unary = unary_from_labels(labels, n_labels)
-    return infer(unary, image, parameters=parameters, iterations=iterations).argmax(axis=0)
+    probability = infer(unary, image, parameters=parameters, iterations=iterations)
+    return np.asarray(probability.argmax(axis=0), dtype=np.int64)
 
 
 class PermutohedralLattice:

@@ -23,8 +23,8 @@ def write_comparison(path: Path, image: Image, coarse: Scores, refined: Scores) 
         coarse: `(N, H, W)` scores; objects are shown together.
         refined: likewise.
     """
-    before: NDArray[np.bool_] = (coarse > FOREGROUND).any(axis=0)
-    after: NDArray[np.bool_] = (refined > FOREGROUND).any(axis=0)
+    before = np.any(coarse > FOREGROUND, axis=0)
+    after = np.any(refined > FOREGROUND, axis=0)
     changed = tint(tint(_greyed(image), after & ~before, _ADDED), before & ~after, _REMOVED)
     panels = [image, outline(image, before), outline(image, after), changed]
     gap = np.full((image.shape[0], _GAP_PX, 3), 255, dtype=np.uint8)

@@ -81,15 +81,15 @@ def _window_balance(mask: NDArray[np.bool_], window_px: int) -> NDArray[np.uint8
     """Counts the rarer class in the window around each pixel."""
     assert window_px % 2 == 1, "the window must be odd"
     assert window_px <= 15, "the count must fit into uint8"
-    inside: NDArray[np.uint8] = cv2.boxFilter(
+    inside = cv2.boxFilter(
         np.ascontiguousarray(mask).view(np.uint8),
         -1,
         (window_px, window_px),
         normalize=False,
         borderType=cv2.BORDER_CONSTANT,
     )
-    balance: NDArray[np.uint8] = np.minimum(inside, np.uint8(window_px * window_px) - inside)
-    return balance
+    balance = np.minimum(inside, np.uint8(window_px * window_px) - inside)
+    return np.asarray(balance, dtype=np.uint8)
 
 
 def _find_candidates(

@@ -99,4 +99,5 @@ def _lower_resolution(
     small = cv2.resize(mask.astype(np.float32), small_hw[::-1], interpolation=cv2.INTER_AREA)
     soft = cv2.resize(small, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
     contrast = _log_uniform(random, 1.0, 4.0)
-    return np.clip((soft - 0.5) * contrast + 0.5, 0.0, 1.0).astype(np.float32)
+    sharpened = np.clip((soft - 0.5) * contrast + 0.5, 0.0, 1.0)
+    return np.asarray(sharpened, dtype=np.float32)
