@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from maskhone.data.files import replace_when_done
@@ -87,7 +87,8 @@ def save_weights(
     stored = {key: _compact(value.detach().cpu(), half=half) for key, value in state.items()}
     full = {**header, "sha256": hash_tensors(stored)}
     with replace_when_done(path) as unfinished:
-        save_file(stored, unfinished, metadata={"maskhone": json.dumps(full, sort_keys=True)})
+        metadata = {"maskhone": json.dumps(full, sort_keys=True)}
+        unfinished.write_bytes(serialize(stored, metadata=metadata))
     return path
 
 

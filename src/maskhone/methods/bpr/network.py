@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 RGB_MEAN = (123.675, 116.28, 103.53)  # ImageNet, 0..255 scale; tinyalpha/BPR configs
 RGB_STD = (58.395, 57.12, 57.375)
@@ -252,3 +253,35 @@ def _exchange(widths: list[int], *, source: int, goal: int) -> nn.Module:
     ]
     last = _conv_bn_relu(widths[source], widths[goal], stride=2)
     return nn.Sequential(*steps, last[:-1])
+
+
+def fold_norms(network: BPRNetwork) -> BPRNetwork:
+    """Folds every batch norm into the convolution before it; for inference only.
+
+    Args:
+        network: in eval mode; changed in place and returned. Its results stay the same up to
+            rounding, its state dict does not.
+    """
+    backbone = network.backbone
+    variance = backbone.bn1.running_var
+    assert variance is not None
+    scale = backbone.bn1.weight / torch.sqrt(variance + backbone.bn1.eps)
+    mask_weight = backbone.conv_mask.weight * scale.view(-1, 1, 1, 1)  # bn1 follows a sum of two
+    backbone.conv_mask.weight = nn.Parameter(mask_weight.detach())
+    for module in list(network.modules()):
+        children = dict(module.named_children())
+        for name, norm in children.items():
+            if isinstance(norm, nn.BatchNorm2d):
+                before = _name_before(module, name)
+                conv = children[before]
+                assert isinstance(conv, nn.Conv2d)
+                setattr(module, before, fuse_conv_bn_eval(conv, norm))
+                setattr(module, name, nn.Identity())
+    return network
+
+
+def _name_before(module: nn.Module, norm_name: str) -> str:
+    """Names the convolution that a norm belongs to: `conv2` for `bn2`, 0 for 1 in a sequence."""
+    if isinstance(module, nn.Sequential):
+        return str(int(norm_name) - 1)
+    return norm_name.replace("bn", "conv")

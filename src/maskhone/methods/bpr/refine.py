@@ -15,7 +15,7 @@ from maskhone.engine.infer import run_batched
 from maskhone.errors import WeightsError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
 from maskhone.methods.bpr.config import BPRConfig
-from maskhone.methods.bpr.network import HRNETS, BPRNetwork, resize
+from maskhone.methods.bpr.network import HRNETS, BPRNetwork, fold_norms, resize
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.ops.boxes import enclose_boxes
 from maskhone.ops.patches import paste_average
@@ -211,7 +211,7 @@ def paste_object(
 
 
 def build_network(state: dict[str, Tensor], config: BPRConfig, *, source: str) -> BPRNetwork:
-    """Makes the network of a configuration with given weights, in eval mode.
+    """Makes the network of a configuration, ready for inference: eval mode, norms folded.
 
     Raises:
         WeightsError: the tensors are those of another network.
@@ -221,5 +221,6 @@ def build_network(state: dict[str, Tensor], config: BPRConfig, *, source: str) -
         network.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{source}: these are not weights of {config.network}") from error
+    fold_norms(network.eval())
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval()
+    return network

@@ -1,0 +1,154 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from maskhone.engine.train import Schedule, fit, poly_learning_rate
+from maskhone.errors import InputError, UsageError
+
+
+class Numbers:
+    """Sample i is the number i; remembers what was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return float(index % 7)
+
+
+def collate(numbers):
+    return {"x": torch.tensor(numbers).unsqueeze(1)}
+
+
+def loss_of(network, batch):
+    return (network(batch["x"]) - 2 * batch["x"]).square().mean()
+
+
+def make_network(features=1):
+    torch.manual_seed(0)
+    return nn.Linear(features, 1)
+
+
+SCHEDULE = Schedule(
+    iterations=6, batch_size=2, learning_rate=0.01, checkpoint_every=3, log_every=2, workers=0
+)
+
+
+def train(out_dir, *, schedule=SCHEDULE, samples=None, network=None, **options):
+    samples, network = samples or Numbers(), network or make_network()
+    return fit(network, loss_of, samples, collate, schedule=schedule, out_dir=out_dir, **options)
+
+
+def stop_at(step):
+    def on_progress(done, total):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("stopped_at", [2, 5])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path, optimizer, stopped_at
+):
+    schedule = Schedule(
+        iterations=6, batch_size=2, optimizer=optimizer, checkpoint_every=3, workers=0
+    )
+    whole = train(tmp_path / "whole", schedule=schedule)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", schedule=schedule, on_progress=stop_at(stopped_at))
+    resumed = train(tmp_path / "parts", schedule=schedule, resume=True)
+    assert not torch.equal(whole.weight, make_network().weight)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.bias, whole.bias)
+
+
+def test_a_resumed_run_asks_for_the_samples_that_follow_the_checkpoint(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, on_progress=stop_at(5))
+    samples = Numbers()
+    train(tmp_path, samples=samples, resume=True)
+    assert samples.asked == [6, 7, 8, 9, 10, 11]
+
+
+def test_samples_are_used_in_order(tmp_path):
+    samples = Numbers()
+    train(tmp_path, samples=samples)
+    assert samples.asked == list(range(12))
+
+
+def test_training_lowers_the_loss(tmp_path):
+    train(tmp_path)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").open()]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, on_progress=stop_at(5))
+    train(tmp_path, resume=True)
+    with (tmp_path / "log.jsonl").open() as log:
+        steps = [json.loads(line)["step"] for line in log]
+    assert steps == [2, 4, 6]
+
+
+def test_resuming_without_a_checkpoint_begins(tmp_path):
+    samples = Numbers()
+    train(tmp_path, samples=samples, resume=True)
+    assert samples.asked[0] == 0
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(InputError, match="another network"):
+        train(tmp_path, network=make_network(features=3), resume=True)
+
+
+def test_progress_counts_the_steps(tmp_path):
+    seen = []
+    train(tmp_path, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    schedule = Schedule(
+        iterations=1, batch_size=2, learning_rate=1.0, clip_norm=0.1, weight_decay=0.0, workers=0
+    )
+    trained, before = train(tmp_path, schedule=schedule), make_network()
+    moved = torch.stack([trained.weight - before.weight, (trained.bias - before.bias).view(1, 1)])
+    assert moved.norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_the_learning_rate_falls_from_start_to_end():
+    rates = [
+        poly_learning_rate(i, iterations=10, start=1.0, end=0.1, power=1.0) for i in (0, 5, 10)
+    ]
+    assert rates == pytest.approx([1.0, 0.55, 0.1])
+
+
+def test_the_warm_up_rises_from_above_zero():
+    rates = [
+        poly_learning_rate(i, iterations=1000, start=1, end=1, power=1, warmup_iterations=4)
+        for i in range(5)
+    ]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iterations", 0),
+        ("batch_size", -1),
+        ("learning_rate", 0.0),
+        ("optimizer", "lion"),
+        ("precision", "fp8"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_by_name(name, value):
+    with pytest.raises(UsageError, match=name):
+        Schedule(**{"iterations": 1, "batch_size": 1, name: value})

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maskhone.engine.weights import (
+    find_weights,
+    hash_tensors,
+    list_bundled,
+    load_weights,
+    read_header,
+    save_weights,
+)
+from maskhone.errors import WeightsError
+
+STATE = {"a.weight": torch.tensor([[0.5, -2.0]]), "a.steps": torch.tensor(3)}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", STATE, {"name": "w", "config": {"side": 3}})
+    state, header = load_weights(path)
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[key], STATE[key]) for key in STATE)
+    assert header["config"] == {"side": 3}
+
+
+def test_floats_are_stored_as_half_and_loaded_as_single(tmp_path):
+    third = {"a": torch.tensor([1 / 3])}
+    small = save_weights(tmp_path / "s.safetensors", third, {})
+    whole = save_weights(tmp_path / "w.safetensors", third, {}, half=False)
+    assert load_weights(small)[0]["a"].dtype == torch.float32
+    assert load_weights(small)[0]["a"].item() == torch.tensor(1 / 3).half().item()
+    assert torch.equal(load_weights(whole)[0]["a"], third["a"])
+
+
+def test_a_value_too_large_for_half_is_kept(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", {"a": torch.tensor([1e6])}, {})
+    assert load_weights(path)[0]["a"].item() == 1e6
+
+
+def test_another_content_than_the_hash_says_is_refused(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", STATE, {})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="hash"):
+        load_weights(path)
+
+
+def test_the_hash_sees_names_types_shapes_and_values():
+    tensor = torch.tensor([1.0, 2.0])
+    others = [
+        {"b": tensor},
+        {"a": tensor.double()},
+        {"a": tensor.view(1, 2)},
+        {"a": tensor.flip(0)},
+    ]
+    hashes = {hash_tensors(state) for state in [{"a": tensor}, *others]}
+    assert len(hashes) == 5
+
+
+def test_the_hash_does_not_depend_on_the_order():
+    assert hash_tensors(STATE) == hash_tensors(dict(reversed(STATE.items())))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    path = save_weights(tmp_path / "w.safetensors", STATE, {})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_weights(path, STATE, {"bad": object()})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_another_maker_is_refused(tmp_path):
+    save_file(STATE, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="did not write"):
+        read_header(tmp_path / "w.safetensors")
+
+
+def test_something_else_than_safetensors_is_sent_to_import(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02" * 50)
+    with pytest.raises(WeightsError, match=r"weights import w\.pth"):
+        read_header(tmp_path / "w.pth")
+
+
+def test_an_unknown_name_lists_the_bundled_ones():
+    with pytest.raises(WeightsError, match="nope.*bundled"):
+        find_weights("nope")
+
+
+def test_bundled_weights_are_found_by_name_and_whole():
+    for name, path in list_bundled().items():
+        assert find_weights(name) == path
+        _, header = load_weights(path)
+        assert header["name"] == name

@@ -1,0 +1,99 @@
+"""What every refiner of the catalogue promises."""
+
+import numpy as np
+import pytest
+
+from maskhone.contracts import Refiner
+from maskhone.methods.catalogue import METHODS, load
+
+ODD_SIZES_HW = [(1, 1), (1, 9), (9, 1), (2, 3), (13, 17), (33, 15)]
+
+
+@pytest.fixture(params=METHODS)
+def refiner(request, bpr_weights):
+    if METHODS[request.param].bundled:
+        return load(request.param, weights=bpr_weights, device="cpu", dtype="fp32")
+    return load(request.param)
+
+
+@pytest.fixture
+def masks(disc):
+    """A disc shifted right, and a soft one shifted down."""
+    right = np.roll(disc, 3, axis=1).astype(np.float32)
+    down = np.roll(disc, 2, axis=0).astype(np.float32) * np.float32(0.9)
+    return np.stack([right, down])
+
+
+def draw_case(size_hw):
+    random = np.random.default_rng(1)
+    image = random.integers(0, 256, (*size_hw, 3)).astype(np.uint8)
+    return image, random.random((2, *size_hw), dtype=np.float32)
+
+
+def assert_scores(scores, shape):
+    assert scores.shape == shape
+    assert scores.dtype == np.float32
+    assert ((scores >= 0) & (scores <= 1)).all()  # false for NaN too
+
+
+def test_it_is_a_refiner(refiner):
+    assert isinstance(refiner, Refiner)
+
+
+def test_it_changes_a_coarse_mask(refiner, photo, masks):
+    assert not np.array_equal(refiner.refine(photo, masks), masks)
+
+
+@pytest.mark.parametrize("size_hw", ODD_SIZES_HW, ids=str)
+def test_the_result_has_the_size_of_the_masks(refiner, size_hw):
+    image, masks = draw_case(size_hw)
+    assert_scores(refiner.refine(image, masks), masks.shape)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (8, 8), (40, 48)], ids=str)
+def test_an_empty_mask_stays_empty(refiner, size_hw):
+    image, masks = draw_case(size_hw)
+    assert not refiner.refine(image, np.zeros_like(masks)).any()
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (8, 8), (40, 48)], ids=str)
+def test_a_full_mask_gives_scores(refiner, size_hw):
+    image, masks = draw_case(size_hw)
+    assert_scores(refiner.refine(image, np.ones_like(masks)), masks.shape)
+
+
+def test_no_masks_give_no_masks(refiner, photo):
+    nothing = np.zeros((0, *photo.shape[:2]), dtype=np.float32)
+    assert_scores(refiner.refine(photo, nothing), nothing.shape)
+
+
+def test_the_arguments_are_left_as_they_were(refiner, photo, masks):
+    image_before, masks_before = photo.copy(), masks.copy()
+    refined = refiner.refine(photo, masks)
+    refined[:] = 0
+    np.testing.assert_array_equal(photo, image_before)
+    np.testing.assert_array_equal(masks, masks_before)
+
+
+def test_the_same_call_gives_the_same_answer(refiner, photo, masks):
+    np.testing.assert_array_equal(refiner.refine(photo, masks), refiner.refine(photo, masks))
+
+
+def test_the_order_of_the_results_is_that_of_the_masks(refiner, photo, masks):
+    forward, backward = refiner.refine(photo, masks), refiner.refine(photo, masks[::-1])
+    np.testing.assert_allclose(forward, backward[::-1], atol=1e-4)
+
+
+def test_objects_together_are_refined_as_one_by_one(refiner, photo, masks):
+    alone = np.concatenate([refiner.refine(photo, mask[None]) for mask in masks])
+    np.testing.assert_allclose(refiner.refine(photo, masks), alone, atol=1e-4)
+
+
+def test_the_batch_size_does_not_matter(bpr_weights, photo, masks):
+    one, many = (
+        load("bpr", weights=bpr_weights, device="cpu", dtype="fp32", batch_size=n).refine(
+            photo, masks
+        )
+        for n in (1, 32)
+    )
+    np.testing.assert_allclose(one, many, atol=1e-4)

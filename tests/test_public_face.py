@@ -1,0 +1,95 @@
+"""`import maskhone`: what is there, and what goes in is what comes out."""
+
+import numpy as np
+import pytest
+
+import maskhone
+from maskhone.errors import InputError, MaskhoneError, UsageError, WeightsError
+
+KINDS = {
+    "bool": lambda disc: disc,
+    "0 and 1": lambda disc: disc.astype(np.uint8),
+    "0 and 255": lambda disc: disc.astype(np.uint8) * 255,
+    "int64": lambda disc: disc.astype(np.int64),
+    "16 bit probability": lambda disc: disc.astype(np.uint16) * 60000,
+    "float32": lambda disc: disc.astype(np.float32),
+    "float64": lambda disc: disc.astype(np.float64),
+}
+
+
+def test_every_public_name_is_there():
+    assert all(hasattr(maskhone, name) for name in maskhone.__all__)
+
+
+def test_no_public_name_vanishes_unseen():
+    assert sorted(maskhone.__all__) == [
+        "InputError", "METHODS", "MaskhoneError", "Refiner", "Sample", "Segmenter",
+        "UsageError", "WeightsError", "load", "refine",
+    ]  # fmt: skip
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nope"):
+        maskhone.nope  # noqa: B018 - reading it is the test
+
+
+@pytest.mark.parametrize("error", [InputError, UsageError, WeightsError])
+def test_one_base_catches_every_error(error):
+    assert issubclass(error, MaskhoneError)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_goes_in_is_what_comes_out(photo, disc, kind):
+    mask = KINDS[kind](disc)
+    refined = maskhone.refine(photo, mask, method="grabcut")
+    assert refined.dtype == mask.dtype
+    assert refined.shape == mask.shape
+    if "probability" not in kind and "float" not in kind:
+        assert set(np.unique(refined)) == set(np.unique(mask))
+
+
+def test_many_masks_come_back_as_many(photo, disc):
+    masks = np.stack([disc, ~disc, np.zeros_like(disc)])
+    refined = maskhone.refine(photo, masks, method="guided")
+    assert refined.shape == masks.shape
+    assert not refined[2].any()
+
+
+def test_a_shifted_disc_is_moved_back(photo, disc):
+    coarse = np.roll(disc, 2, axis=1)
+    refined = maskhone.refine(photo, coarse, method="grabcut")
+    assert np.count_nonzero(refined != disc) < np.count_nonzero(coarse != disc) / 4
+
+
+def test_weights_are_taken_from_a_path(photo, disc, bpr_weights):
+    refined = maskhone.refine(photo, disc, weights=bpr_weights, device="cpu", dtype="fp32")
+    assert refined.dtype == np.bool_
+    assert not np.array_equal(refined, disc)
+
+
+def test_guard_gives_back_a_mask_that_would_be_ruined(photo, disc, bpr_weights):
+    refined = maskhone.refine(photo, disc, weights=bpr_weights, device="cpu", guard=True)
+    both = np.count_nonzero(refined & disc) / np.count_nonzero(refined | disc)
+    assert both >= 0.7
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "word"),
+    [
+        (np.zeros((4, 6, 3), np.float32), np.zeros((4, 6), bool), "uint8"),
+        (np.zeros((4, 6), np.uint8), np.zeros((4, 6), bool), "height, width, 3"),
+        (np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4), bool), "transpose"),
+        (np.zeros((4, 6, 3), np.uint8), np.zeros((2, 3), bool), "resize"),
+        (np.zeros((4, 6, 3), np.uint8), np.zeros(6, bool), "height, width"),
+        (np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 3, np.int64), "0 and 1"),
+        (np.zeros((4, 6, 3), np.uint8), np.full((4, 6), np.nan), "NaN"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_with_a_remedy(image, mask, word):
+    with pytest.raises(InputError, match=word):
+        maskhone.refine(image, mask, method="guided")
+
+
+def test_an_unknown_option_is_refused_by_name(photo, disc):
+    with pytest.raises(UsageError, match="nope"):
+        maskhone.refine(photo, disc, method="guided", nope=1)
