@@ -21,7 +21,7 @@ ROOF_AND_BASE = (0, 6)  # loose modules, which may know one another
 
 
 def find_floor(module):
-    return FLOORS[(module.split(".") + ["__init__"])[1]]
+    return FLOORS[[*module.split("."), "__init__"][1]]
 
 
 def find_room(module):

@@ -42,6 +42,10 @@ def train(out_dir, *, schedule=SCHEDULE, samples=None, network=None, **options):
     return fit(network, loss_of, samples, collate, schedule=schedule, out_dir=out_dir, **options)
 
 
+def read_log(out_dir):
+    return [json.loads(line) for line in (out_dir / "log.jsonl").read_text().splitlines()]
+
+
 def stop_at(step):
     def on_progress(done, total):
         if done == step:
@@ -83,7 +87,7 @@ def test_samples_are_used_in_order(tmp_path):
 
 def test_training_lowers_the_loss(tmp_path):
     train(tmp_path)
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").open()]
+    losses = [line["loss"] for line in read_log(tmp_path)]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
 
@@ -92,9 +96,7 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, on_progress=stop_at(5))
     train(tmp_path, resume=True)
-    with (tmp_path / "log.jsonl").open() as log:
-        steps = [json.loads(line)["step"] for line in log]
-    assert steps == [2, 4, 6]
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6]
 
 
 def test_resuming_without_a_checkpoint_begins(tmp_path):

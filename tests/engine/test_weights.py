@@ -84,7 +84,7 @@ def test_something_else_than_safetensors_is_sent_to_import(tmp_path):
 
 
 def test_an_unknown_name_lists_the_bundled_ones():
-    with pytest.raises(WeightsError, match="nope.*bundled"):
+    with pytest.raises(WeightsError, match=r"nope.*bundled"):
         find_weights("nope")
 
 

@@ -7,15 +7,15 @@ appear whole or not at all; a stopped run goes on where it was.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskhone import __version__
 from maskhone.contracts import FOREGROUND, Image, Refiner, Scores
 from maskhone.data.cityscapes import (
     CityscapesItem,
@@ -83,7 +83,7 @@ class _Settings:
     scores: bool
     dtype: str
     options: Mapping[str, Any]
-    version: str = __version__
+    version: str = field(default_factory=lambda: version("maskhone"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,9 +37,7 @@ def masks(disc):
 
 
 def refine(network, image, masks, *, batch_size=32, **options):
-    refiner = BPRRefiner(
-        network=network, config=replace(CONFIG, **options), batch_size=batch_size
-    )
+    refiner = BPRRefiner(network=network, config=replace(CONFIG, **options), batch_size=batch_size)
     return refiner.refine(image, masks)
 
 
