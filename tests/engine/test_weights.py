@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 
 from maskhone.engine.weights import (
     find_weights,
-    hash_tensors,
+    hash_content,
     list_bundled,
     load_weights,
     read_header,
@@ -54,12 +54,22 @@ def test_the_hash_sees_names_types_shapes_and_values():
         {"a": tensor.view(1, 2)},
         {"a": tensor.flip(0)},
     ]
-    hashes = {hash_tensors(state) for state in [{"a": tensor}, *others]}
+    hashes = {hash_content(state, {}) for state in [{"a": tensor}, *others]}
     assert len(hashes) == 5
 
 
 def test_the_hash_does_not_depend_on_the_order():
-    assert hash_tensors(STATE) == hash_tensors(dict(reversed(STATE.items())))
+    backwards = dict(reversed(STATE.items()))
+    assert hash_content(STATE, {"a": 1, "b": 2}) == hash_content(backwards, {"b": 2, "a": 1})
+
+
+def test_the_hash_sees_the_header_but_not_the_scores():
+    one, other, scored = (
+        hash_content(STATE, header)
+        for header in ({"name": "a"}, {"name": "b"}, {"name": "a", "scores": {"iou": 1}})
+    )
+    assert one == scored
+    assert one != other
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

@@ -102,7 +102,7 @@ def load_results(path: str | Path) -> CocoResults:
         InputError: the file is missing, not json, or its entries lack an image id or segmentation.
     """
     path = Path(path)
-    document = _load_json(path)
+    document = load_json(path)
     entries = document.get("annotations") if isinstance(document, dict) else document
     if not isinstance(entries, list):
         raise InputError(
@@ -147,7 +147,7 @@ def find_coco_items(
         raise InputError(f"{images_dir}: no such folder; check the path")
     known = dict(results.images)
     if images_json is not None:
-        known |= _index_images(_load_json(Path(images_json)), Path(images_json))
+        known |= _index_images(load_json(Path(images_json)), Path(images_json))
     grouped: dict[int | str, list[int]] = {}
     for index, entry in enumerate(results.entries):
         grouped.setdefault(entry["image_id"], []).append(index)
@@ -290,7 +290,8 @@ def _dump_list(entries: Iterable[Entry]) -> Iterable[str]:
     yield "[]" if opening == "[" else "]"
 
 
-def _load_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
+    """Reads a json file; a missing or broken one is named in one line."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:

@@ -137,7 +137,7 @@ def fit(
     bare: nn.Module = accelerator.unwrap_model(network)
     out_dir.mkdir(parents=True, exist_ok=True)
     start = _load_checkpoint(out_dir, bare, optimizer) if resume else 0
-    log = _Log(out_dir / "log.jsonl", is_new=start == 0, is_main=accelerator.is_main_process)
+    log = _Log(out_dir / "log.jsonl", start=start, is_main=accelerator.is_main_process)
     network.train()
     batches = _batches(samples, collate, schedule, start, accelerator)
     for step, batch in enumerate(batches, start=start):
@@ -265,12 +265,18 @@ def _load_checkpoint(out_dir: Path, network: nn.Module, optimizer: torch.optim.O
 class _Log:
     """Appends one JSON line per report: step, mean loss since the last, rate, seconds."""
 
-    def __init__(self, path: Path, *, is_new: bool, is_main: bool) -> None:
+    def __init__(self, path: Path, *, start: int, is_main: bool) -> None:
         self.path, self.is_main = path, is_main
         self.losses: list[Tensor] = []
         self.began = time.monotonic()
-        if is_main and is_new:
-            path.write_text("")
+        if is_main:
+            self._keep_until(start)
+
+    def _keep_until(self, start: int) -> None:
+        """Drops what a stopped run wrote after its last checkpoint."""
+        lines = self.path.read_text().splitlines() if start and self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= start]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
 
     def add(self, loss: Tensor) -> None:
         self.losses.append(loss)

@@ -1,7 +1,7 @@
 """Weight files: safetensors whose header says what they are and whose hash says they are whole.
 
 The header holds one JSON text under `maskhone`: name, method, config, licence, training recipe and
-scores, and the sha256 of all tensors. Bundled files lie in `maskhone/weights/`.
+scores, and the sha256 of it all. Bundled files lie in `maskhone/weights/`.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = read_header(path)
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}
-    if hash_tensors(state) != header.get("sha256"):
+    if hash_content(state, header) != header.get("sha256"):
         raise WeightsError(f"{path}: the content does not match its hash; copy the file again")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, header
 
@@ -69,7 +69,12 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path}: a safetensors file that maskhone did not write; convert the original "
             "checkpoint with: maskhone weights import FILE"
         )
-    header: dict[str, Any] = json.loads(text)
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{path}: the header is damaged; copy the file again") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path}: the header is damaged; copy the file again")
     return header
 
 
@@ -85,16 +90,20 @@ def save_weights(
         half: store floats as fp16. Values beyond fp16's range keep the tensor at fp32.
     """
     stored = {key: _compact(value.detach().cpu(), half=half) for key, value in state.items()}
-    full = {**header, "sha256": hash_tensors(stored)}
+    full = json.loads(json.dumps({**header, "sha256": hash_content(stored, header)}))
     with replace_when_done(path) as unfinished:
         metadata = {"maskhone": json.dumps(full, sort_keys=True)}
         unfinished.write_bytes(serialize(stored, metadata=metadata))
     return path
 
 
-def hash_tensors(state: Mapping[str, Tensor]) -> str:
-    """Computes one sha256 over names, types, shapes and values of all tensors."""
-    digest = hashlib.sha256()
+def hash_content(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+    """Computes one sha256 over the header and the names, types, shapes and values of all tensors.
+
+    `sha256` itself, and `scores`, which are measured afterwards, are left out of the header.
+    """
+    facts = {k: v for k, v in header.items() if k not in ("sha256", "scores")}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(state):
         value = state[key].contiguous()
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

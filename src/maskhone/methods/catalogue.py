@@ -133,7 +133,16 @@ def _with_options(config: Any, options: dict[str, Any]) -> Any:
         raise UsageError(
             f"unknown option {', '.join(unknown)}; known: {', '.join(config.__dataclass_fields__)}"
         )
+    for name, value in options.items():
+        _check_type(name, value, type(getattr(config, name)))
     return replace(config, **options)
+
+
+def _check_type(name: str, value: Any, expected: type) -> None:
+    is_number = expected is float and isinstance(value, int | float)
+    is_bool_mix_up = isinstance(value, bool) != (expected is bool)
+    if is_bool_mix_up or not (is_number or isinstance(value, expected)):
+        raise UsageError(f"option {name} is {value!r}; expected {expected.__name__}")
 
 
 METHODS: dict[str, Method] = {

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import json
-from pathlib import Path
 from typing import Any
 
 from maskhone.errors import InputError, MissingExtraError
@@ -13,37 +11,38 @@ NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 def coco_average_precision(
-    results_json: Path, truth_json: Path, *, kind: str = "segm"
+    results: Any, truth: Any, *, kind: str = "segm", name: str = "results"
 ) -> dict[str, float]:
     """Scores COCO results against COCO ground truth.
 
     Args:
-        results_json: results list (`image_id`, `category_id`, `score`, `segmentation`).
-        truth_json: data set with `images`, `annotations` and `categories`.
+        results: content of a results json (`image_id`, `category_id`, `score`, `segmentation`).
+        truth: content of a ground-truth json with `images`, `annotations` and `categories`.
         kind: `segm` for mask AP; `boundary` for boundary AP, a band of 2 % of the diagonal
             (Cheng et al., "Boundary IoU", CVPR 2021).
+        name: what messages call the results.
 
     Returns:
         `NAMES` to shares in [0, 1]; NaN where no ground truth is of that size.
 
     Raises:
         MissingExtraError: faster-coco-eval is not installed.
-        InputError: the files do not belong together.
+        InputError: the two do not belong together.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise MissingExtraError("faster-coco-eval", extra="eval") from error
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(_with_areas(truth_json))
+        known = COCO(_complete(truth))
         try:
-            found = truth.loadRes(_without_boxes(results_json))
+            found = known.loadRes(_without_boxes(results))
         except (AssertionError, KeyError, IndexError, TypeError) as error:
             raise InputError(
-                f"{results_json}: cannot be scored against {truth_json} ({error!r}); "
+                f"{name}: cannot be scored against the target ({error!r}); "
                 "do their image ids agree?"
             ) from error
-        run = COCOeval_faster(truth, found, kind, print_function=_silence, extra_calc=False)
+        run = COCOeval_faster(known, found, kind, print_function=_silence, extra_calc=False)
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -55,20 +54,16 @@ def _silence(*_: Any) -> None:
     pass
 
 
-def _with_areas(path: Path) -> dict[str, Any]:
-    """Reads ground truth and fills in what some exports leave out."""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _complete(data: Any) -> dict[str, Any]:
+    """Checks ground truth and fills in what some exports leave out."""
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or key not in data:
-            raise InputError(f"{path}: no {key}; the target must be a COCO ground truth json")
-    for annotation in data["annotations"]:
-        annotation.setdefault("iscrowd", 0)
-    return data
+            raise InputError(f"target: no {key}; it must be a COCO ground-truth json")
+    return {**data, "annotations": [{"iscrowd": 0, **each} for each in data["annotations"]]}
 
 
-def _without_boxes(path: Path) -> list[dict[str, Any]]:
-    """Reads results; boxes are left out so that areas are those of the masks."""
-    data = json.loads(path.read_text(encoding="utf-8"))
+def _without_boxes(data: Any) -> list[dict[str, Any]]:
+    """Takes results without their boxes, so that areas are those of the masks."""
     if isinstance(data, dict):
         data = data.get("annotations", [])
     fields = ("image_id", "category_id", "score", "segmentation")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, describe_size_mismatch
 from maskhone.data.cityscapes import CITYSCAPES_LABELS, Detection, read_detections
+from maskhone.data.coco import load_json
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES, MaskFile, read_label_map, read_mask
 from maskhone.errors import InputError, UsageError
@@ -139,9 +140,9 @@ def _score_folders(
     on_progress: Progress | None,
 ) -> EvaluationReport:
     truths = _index(target)
-    names = _read_ids(ids) if ids else sorted(_index(sets[next(reversed(sets))]))
     tallies = {kind: _Tally() for kind in sets}
     files = {kind: _index(folder) for kind, folder in sets.items()}
+    names = _read_ids(ids) if ids else sorted(truths.keys() | files[next(reversed(sets))].keys())
     problems = []
     for done, name in enumerate(names, start=1):
         try:
@@ -179,7 +180,7 @@ def _pairs(
     """Yields name, prediction, truth and ignored pixels of each mask of a file."""
     for kind, known in (("prediction", files), ("target", truths)):
         if name not in known:
-            raise InputError(f"{name}: no {kind} of this name")
+            raise InputError(f"{name}: no {kind} of this name; score a part with --ids")
     found = read_mask(files[name])
     if target_value is not None:
         numbers = read_label_map(truths[name])
@@ -227,8 +228,9 @@ def _pair(
 
 def _score_coco(name: str, prediction: Path, target: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"masks": name}
-    row.update(coco_average_precision(prediction, target))
-    boundary = coco_average_precision(prediction, target, kind="boundary")
+    results, truth = load_json(prediction), load_json(target)
+    row.update(coco_average_precision(results, truth, name=str(prediction)))
+    boundary = coco_average_precision(results, truth, kind="boundary", name=str(prediction))
     row.update({f"boundary {k}": v for k, v in boundary.items()})
     return row
 

@@ -419,7 +419,6 @@ class _Journal:
         if run.resume and self.path.exists():
             self._read(run.output, settings)
         else:
-            run.output.parent.mkdir(parents=True, exist_ok=True)
             self._write_new(settings)
         self.file = self.path.open("a", encoding="utf-8")
 

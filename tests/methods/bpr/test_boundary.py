@@ -53,7 +53,7 @@ def test_patches_come_by_descending_score():
     assert (np.diff(scores) <= 0).all()
 
 
-@pytest.mark.parametrize("nms_iou", [0.1, 0.25, 0.55, 1.0])
+@pytest.mark.parametrize("nms_iou", [0.1, 1 / 3, 0.55, 1.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_suppression_is_plain_nms_box_for_box(nms_iou, seed):
     mask = np.random.default_rng(seed).random((30, 34)) > 0.8

@@ -78,7 +78,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read as a PyTorch checkpoint ({error})") from error
     state = file.get("state_dict", file) if isinstance(file, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise WeightsError(f"{path}: expected a dict of tensors, or one under 'state_dict'")
     return {re.sub(r"^module\.", "", key): value for key, value in state.items()}
 
