@@ -297,21 +297,27 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
-        tasks: list[Any] = []
+    bar = Progress(*columns, console=err, transient=True)
+    tasks: list[Any] = []
 
-        def on_progress(done: int, total: int) -> None:
-            if not tasks and total > 1:
-                tasks.append(bar.add_task(what, total=total))
-            for task in tasks:
-                bar.update(task, completed=done)
+    def on_progress(done: int, total: int) -> None:
+        if not tasks and total > 1:
+            bar.start()
+            tasks.append(bar.add_task(what, total=total))
+        for task in tasks:
+            bar.update(task, completed=done)
 
-        try:
-            yield on_progress
-        except KeyboardInterrupt:
+    is_stopped = False
+    try:
+        yield on_progress
+    except KeyboardInterrupt:
+        is_stopped = True
+    finally:
+        if tasks:
             bar.stop()
-            err.print("stopped; nothing half-written is left, go on with --resume")
-            raise typer.Exit(130) from None
+    if is_stopped:
+        err.print("stopped; nothing half-written is left, a run goes on with --resume")
+        raise typer.Exit(130)
 
 
 def _score_table(rows: list[dict[str, Any]]) -> Table:

@@ -183,6 +183,8 @@ def _pairs(
             raise InputError(f"{name}: no {kind} of this name; score a part with --ids")
     found = read_mask(files[name])
     if target_value is not None:
+        if found.labels is not None:
+            raise InputError(f"{files[name]}: is a label map; --target-value wants one mask a file")
         numbers = read_label_map(truths[name])
         yield _pair(name, found, 0, numbers == target_value, numbers == IGNORE_LABEL)
         return

@@ -209,6 +209,9 @@ def _find_form(run: _Run, asked: str) -> str:
             raise InputError(f"{path}: no such file or folder; check the path")
     if run.output.resolve() == run.masks.resolve():
         raise UsageError(f"{run.output}: would overwrite the coarse masks; name another output")
+    inputs = [path.resolve() for path in (run.images, run.masks) if path.is_dir()]
+    if any(path in run.output.resolve().parents for path in inputs):
+        raise UsageError(f"{run.output}: lies inside an input folder; name another output")
     if run.images.is_file() and run.masks.is_file() and run.masks.suffix.lower() != ".json":
         return "picture"
     if run.images.is_file():
@@ -342,6 +345,8 @@ def _summarise(run: _Run, refined: int, skipped: int, problems: list[str]) -> Re
 
 def _refine_coco(run: _Run) -> RefineReport:
     """Refines the segmentations of a COCO json; entries keep their order and all other fields."""
+    if run.output.is_dir():
+        raise InputError(f"{run.output}: is a folder; name the json to write")
     results = load_results(run.masks)
     items, problems = find_coco_items(results, run.images, run.image_list)
     if run.dry_run:
