@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from maskhone.engine.recipe import split_recipe
 from maskhone.engine.train import Batch, Schedule, fit
-from maskhone.engine.weights import save_weights
+from maskhone.engine.weights import find_weights, load_weights, save_weights
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.convert import load_imagenet_backbone
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork, initialise, resize
@@ -30,11 +30,13 @@ class Identity:
     Attributes:
         name: `architecture.training-data`.
         licence: of the weights, following from the data.
+        start_from: a maskhone weight file of the same network to go on from; empty for none.
         init_from: an ImageNet HRNetV2 checkpoint for the backbone; empty for fresh weights.
     """
 
     name: str
     licence: str = "unknown"
+    start_from: str = ""
     init_from: str = ""
 
 
@@ -63,6 +65,8 @@ def train(
         return path
     network = BPRNetwork(HRNETS[config.network])
     initialise(network, torch.Generator().manual_seed(schedule.seed))
+    if identity.start_from:
+        network.load_state_dict(load_weights(find_weights(identity.start_from))[0])
     if identity.init_from:
         load_imagenet_backbone(network, Path(identity.init_from))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

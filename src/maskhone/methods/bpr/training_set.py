@@ -49,12 +49,18 @@ class Mixture:
         real_share: probability that the coarse mask is the stored one and not a roughened truth.
         binary_share: probability that a soft coarse mask is cut at one half.
         scale_jitter: half-width, in octaves, of the random scale around each pass of inference.
+        inverted_share: probability that object and background change places, so that the network
+            learns to follow the mask it is given and not to look for one kind of object.
+        strange_colours_share: probability that the colour channels are shuffled and, every other
+            time, made negative; to the same end.
     """
 
     patches_per_image: int = 4
     real_share: float = 0.5
     binary_share: float = 0.4
     scale_jitter: float = 0.5
+    inverted_share: float = 0.0
+    strange_colours_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +146,10 @@ class FolderPatches:
             coarse = roughen(truth, random, side_px=side_px * scale)
         if random.random() < self.mixture.binary_share:
             coarse = (coarse > FOREGROUND).astype(np.float32)
+        if random.random() < self.mixture.inverted_share:
+            coarse, truth = 1 - coarse, ~truth
+        if random.random() < self.mixture.strange_colours_share:
+            image = shuffle_colours(image, random)
         boxes = self._draw_boxes(coarse, random)
         return cut_group(image, coarse, truth, boxes, self.config, random)
 
@@ -268,6 +278,12 @@ def cut_group(
                 targets[k, :, ::-1],
             )
     return PatchGroup(images=images, masks=masks, targets=targets > FOREGROUND)
+
+
+def shuffle_colours(image: Image, random: np.random.Generator) -> Image:
+    """Permutes the channels of an `(H, W, 3)` picture, and makes it negative every other time."""
+    shuffled = image[..., random.permutation(3)]
+    return np.ascontiguousarray(255 - shuffled if random.random() < 0.5 else shuffled)
 
 
 def distort_colours(image: Image, random: np.random.Generator) -> Image:
