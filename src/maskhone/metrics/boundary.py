@@ -112,8 +112,8 @@ def inner_band(mask: Mask, *, width_px: int) -> Mask:
 
     Example:
         >>> import numpy as np
-        >>> int(inner_band(np.ones((3, 3), dtype=bool), width_px=1).sum())
-        8
+        >>> inner_band(np.ones((3, 3), dtype=bool), width_px=1).sum()
+        np.int64(8)
     """
     if not mask.size:
         return mask.copy()
@@ -292,8 +292,8 @@ def _band_accuracy(is_right: Mask, target: Mask, radius_px: int, scored: Mask | 
     band = cv2.morphologyEx(target.astype(np.uint8), cv2.MORPH_GRADIENT, kernel) > 0
     if scored is not None:
         band = band & scored
-    pixels = int(np.count_nonzero(band))
-    return int(np.count_nonzero(is_right & band)) / pixels if pixels else math.nan
+    pixels = np.count_nonzero(band)
+    return np.count_nonzero(is_right & band) / pixels if pixels else math.nan
 
 
 def _squared_distance(marked: Mask) -> NDArray[np.float64]:
