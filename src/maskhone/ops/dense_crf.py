@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from maskhone.contracts import Image
+from maskhone.errors import UsageError
 
 Field = NDArray[np.float32]
 
@@ -34,6 +35,13 @@ class CRFParameters:
     colour_weight: float = 10.0
     colour_position_px: float = 80.0
     colour_range: float = 13.0
+
+    def __post_init__(self) -> None:
+        ranges = (self.position_px, self.colour_position_px, self.colour_range)
+        if not all(value >= 0.1 for value in ranges):
+            raise UsageError(f"the ranges of a CRF are {ranges}; expected 0.1 or more")
+        if not (self.position_weight >= 0 and self.colour_weight >= 0):
+            raise UsageError("the weights of a CRF must be 0 or more")
 
 
 SOFTMAX_PARAMETERS = CRFParameters()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -210,3 +211,15 @@ def surround(mask: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice] | N
         min(x + width + margin_px, mask.shape[1]),
     )
     return slice(top, bottom), slice(left, right)
+
+
+def near_outline(mask: NDArray[np.bool_], distance_px: float) -> NDArray[np.bool_]:
+    """Marks the pixels within a Euclidean distance of the other side of the outline.
+
+    Example:
+        >>> near_outline(np.array([[0, 0, 0, 1, 1, 1]], dtype=bool), 1).astype(int).tolist()
+        [[0, 0, 1, 1, 0, 0]]
+    """
+    sides = (mask.astype(np.uint8), (~mask).astype(np.uint8))
+    away = [cv2.distanceTransform(s, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for s in sides]
+    return np.asarray(np.maximum(*away) <= distance_px)

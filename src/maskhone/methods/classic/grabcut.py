@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.errors import UsageError
-from maskhone.ops.masks import surround
+from maskhone.ops.masks import near_outline, surround
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,7 @@ def make_trimap(mask: NDArray[np.bool_], band_px: int) -> NDArray[np.uint8]:
         >>> make_trimap(np.array([[0, 0, 0, 1, 1, 1]], dtype=bool), 1).tolist()
         [[0, 0, 2, 3, 1, 1]]
     """
-    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    trimap = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-    trimap[inside > band_px] = cv2.GC_FGD
-    trimap[outside > band_px] = cv2.GC_BGD
-    return trimap.astype(np.uint8)
+    is_near = near_outline(mask, band_px)
+    certain = np.where(mask, cv2.GC_FGD, cv2.GC_BGD)
+    probable = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+    return np.where(is_near, probable, certain).astype(np.uint8)

@@ -23,6 +23,7 @@ class GuidedRefiner:
             edge. He et al. use 1e-6 for matting feathers.
 
     Source: He, Sun and Tang, "Guided Image Filtering", TPAMI 2013, section 3 (colour guide).
+    Differs: at the picture's border windows are filled by reflection.
     """
 
     radius_px: int = 0
@@ -30,7 +31,7 @@ class GuidedRefiner:
     smoothness: float = 1e-4
 
     def __post_init__(self) -> None:
-        if self.radius_px < 0 or self.radius_share <= 0 or self.smoothness <= 0:
+        if not (self.radius_px >= 0 and self.radius_share > 0 and self.smoothness > 0):
             raise UsageError(
                 "radius_px must be 0 or more, radius_share and smoothness more than 0; received "
                 f"{self.radius_px}, {self.radius_share}, {self.smoothness}"
