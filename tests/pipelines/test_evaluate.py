@@ -146,3 +146,26 @@ def test_options_for_folders_are_refused_with_json(coco, tmp_path):
 def test_an_unknown_format_is_refused(scored):
     with pytest.raises(UsageError, match="nope"):
         evaluate_files(*scored, format="nope")
+
+
+def coco_files(tmp_path, segmentation):
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": 20}
+    square = [[2, 2, 2, 12, 12, 12, 12, 2]]
+    truth = {"id": 0, "image_id": 1, "category_id": 1, "segmentation": square, "area": 100}
+    truth["bbox"] = [2, 2, 10, 10]
+    found = {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": segmentation or square}
+    data = {"images": [image], "annotations": [truth], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(data))
+    (tmp_path / "found.json").write_text(json.dumps([found]))
+    return tmp_path / "found.json", tmp_path / "truth.json"
+
+
+def test_coco_polygons_that_are_right_have_an_ap_of_one(tmp_path):
+    row = evaluate_files(*coco_files(tmp_path, None)).rows[0]
+    assert row["AP"] == pytest.approx(1.0)
+    assert row["boundary AP"] == pytest.approx(1.0)
+
+
+def test_coco_masks_that_are_wrong_have_an_ap_of_zero(tmp_path):
+    wrong = [[14, 14, 14, 18, 18, 18, 18, 14]]
+    assert evaluate_files(*coco_files(tmp_path, wrong)).rows[0]["AP"] == 0

@@ -59,11 +59,16 @@ def _complete(data: Any) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or key not in data:
             raise InputError(f"target: no {key}; it must be a COCO ground-truth json")
-    return {**data, "annotations": [{"iscrowd": 0, **each} for each in data["annotations"]]}
+    numbered = enumerate(data["annotations"], start=1)  # an id of 0 would count as no match
+    return {**data, "annotations": [{"iscrowd": 0, **each, "id": n} for n, each in numbered]}
 
 
 def _without_boxes(data: Any) -> list[dict[str, Any]]:
-    """Takes results without their boxes, so that areas are those of the masks."""
+    """Takes results without their boxes.
+
+    Differs: pycocotools takes the size of a detection from its box when it has one; here it is
+    that of the mask, which is what was refined.
+    """
     if isinstance(data, dict):
         data = data.get("annotations", [])
     fields = ("image_id", "category_id", "score", "segmentation")

@@ -23,8 +23,16 @@ class _Truth:
 
     label: int
     area: int
-    is_counted: bool
+    is_group: bool
     overlaps: dict[int, int] = field(default_factory=dict)  # prediction number -> shared pixels
+
+    @property
+    def is_small(self) -> bool:
+        return self.area < SMALLEST_PX
+
+    @property
+    def is_counted(self) -> bool:
+        return not (self.is_group or self.is_small)
 
 
 @dataclass(eq=False)
@@ -98,7 +106,7 @@ class CityscapesAP:
             label = value // 1000 if value >= 1000 else value
             if label in self.labels:
                 numbers[value] = len(truths)
-                truths.append(_Truth(label, area, value >= 1000 and area >= SMALLEST_PX))
+                truths.append(_Truth(label, area, is_group=value < 1000))
         return truths, numbers
 
     def _add_outline(
@@ -161,7 +169,7 @@ def _is_false_alarm(prediction: _Prediction, truths: list[_Truth], overlap: floa
         truth = truths[number]
         if shared / (truth.area + prediction.area - shared) > overlap:
             return False
-        ignored += 0 if truth.is_counted else shared
+        ignored += shared * truth.is_group + shared * truth.is_small  # both: twice, as published
     return ignored / prediction.area <= overlap
 
 

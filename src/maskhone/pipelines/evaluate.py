@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, describe_size_mismatch
 from maskhone.data.cityscapes import CITYSCAPES_LABELS, Detection, read_detections
-from maskhone.data.coco import load_json
+from maskhone.data.coco import from_rle, load_json, load_results, to_rle
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES, MaskFile, read_label_map, read_mask
 from maskhone.errors import InputError, UsageError
@@ -230,11 +230,26 @@ def _pair(
 
 def _score_coco(name: str, prediction: Path, target: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"masks": name}
-    results, truth = load_json(prediction), load_json(target)
+    truth = load_json(target)
+    results = _with_rle(prediction, truth)
     row.update(coco_average_precision(results, truth, name=str(prediction)))
     boundary = coco_average_precision(results, truth, kind="boundary", name=str(prediction))
     row.update({f"boundary {k}": v for k, v in boundary.items()})
     return row
+
+
+def _with_rle(path: Path, truth: Any) -> list[dict[str, Any]]:
+    """Reads results; polygons become run-length codes."""
+    sizes = {row["id"]: (row["height"], row["width"]) for row in truth.get("images", [])}
+    entries = []
+    for index, entry in enumerate(load_results(path).entries):
+        segmentation = entry["segmentation"]
+        if isinstance(segmentation, list) and entry["image_id"] in sizes:
+            name = f"{path}: entry {index}"
+            mask = from_rle(segmentation, size_hw=sizes[entry["image_id"]], name=name)
+            segmentation = to_rle(mask)
+        entries.append({**entry, "segmentation": segmentation})
+    return entries
 
 
 def _score_cityscapes(name: str, prediction: Path, target: Path) -> dict[str, Any]:
