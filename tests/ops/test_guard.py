@@ -11,10 +11,8 @@ def row(*scores):
 TEN = row(*[1] * 10)
 
 
-@pytest.mark.parametrize(
-    ("kept_px", "is_trusted"), [(10, True), (8, True), (7, True), (6, False), (0, False)]
-)
-def test_a_refined_mask_is_trusted_from_seven_tenths_agreement(kept_px, is_trusted):
+@pytest.mark.parametrize(("kept_px", "is_trusted"), [(10, True), (8, True), (7, False), (0, False)])
+def test_a_refined_mask_is_trusted_from_three_quarters_agreement(kept_px, is_trusted):
     refined = row(*[1] * kept_px, *[0] * (10 - kept_px))
     kept = keep_coarse_where_strayed(TEN, refined)
     np.testing.assert_array_equal(kept, refined if is_trusted else TEN)
