@@ -154,3 +154,26 @@ def test_the_warm_up_rises_from_above_zero():
 def test_a_schedule_that_cannot_be_is_refused_by_name(name, value):
     with pytest.raises(UsageError, match=name):
         Schedule(**{"iterations": 1, "batch_size": 1, name: value})
+
+
+def test_validation_runs_in_eval_mode_and_its_figures_go_to_the_log(tmp_path):
+    modes = []
+
+    def validate(network):
+        modes.append((network.training, torch.is_grad_enabled()))
+        return {"score": len(modes) / 2}
+
+    schedule = Schedule(
+        iterations=5, batch_size=2, log_every=5, validate_every=2, checkpoint_every=5, workers=0
+    )
+    network = train(tmp_path, schedule=schedule, validate=validate)
+    assert modes == [(False, False)] * 3
+    assert not network.training
+    noted = [(one["step"], one["validation"]) for one in read_log(tmp_path) if "validation" in one]
+    assert noted == [(2, {"score": 0.5}), (4, {"score": 1.0}), (5, {"score": 1.5})]
+
+
+def test_validation_does_not_change_the_weights(tmp_path):
+    schedule = Schedule(iterations=6, batch_size=2, validate_every=1, checkpoint_every=6, workers=0)
+    watched = train(tmp_path / "a", schedule=schedule, validate=lambda _: {"score": 1.0})
+    assert torch.equal(watched.weight, train(tmp_path / "b", schedule=schedule).weight)

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 Batch = Mapping[str, Tensor]
 LossFunction = Callable[[nn.Module, Batch], Tensor]
 Collate = Callable[[list[Any]], Batch]
+Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class SampleSource(Protocol):
@@ -33,6 +34,16 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int) -> Any:
         """Returns sample number `index`."""
         ...
+
+
+_POSITIVE = (
+    "iterations",
+    "batch_size",
+    "learning_rate",
+    "checkpoint_every",
+    "log_every",
+    "validate_every",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,7 @@ class Schedule:
         seed: of the weights and of the data.
         checkpoint_every: steps between checkpoints.
         log_every: steps between log lines.
+        validate_every: steps between validations, when there is data for them.
         workers: loader processes.
     """
 
@@ -69,10 +81,11 @@ class Schedule:
     seed: int = 0
     checkpoint_every: int = 1000
     log_every: int = 50
+    validate_every: int = 1000
     workers: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "learning_rate", "checkpoint_every", "log_every"):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected more than 0")
         if self.optimizer not in ("sgd", "adamw"):
@@ -113,6 +126,7 @@ def fit(
     schedule: Schedule,
     out_dir: Path,
     resume: bool = False,
+    validate: Validate | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Trains a network in place and returns it; checkpoints and a log go to `out_dir`.
@@ -125,6 +139,7 @@ def fit(
         schedule: how to optimise.
         out_dir: receives `checkpoint.pt` (the last) and `log.jsonl`.
         resume: go on from `checkpoint.pt` when there is one.
+        validate: scores the network, in eval mode; its figures go to the log.
         on_progress: called with finished and planned steps.
 
     Under `accelerate launch` every process takes its share of each batch.
@@ -153,6 +168,8 @@ def fit(
         log.add(loss.detach())
         if done % schedule.log_every == 0 or done == schedule.iterations:
             log.write(done, rate)
+        if validate and (done % schedule.validate_every == 0 or done == schedule.iterations):
+            log.note(done, _run_validation(validate, bare, accelerator))
         if on_progress is not None:
             on_progress(done, schedule.iterations)
         if done % schedule.checkpoint_every == 0 or done == schedule.iterations:
@@ -160,6 +177,20 @@ def fit(
                 _save_checkpoint(out_dir, bare, optimizer, done)
             accelerator.wait_for_everyone()
     return bare.eval()
+
+
+def _run_validation(
+    validate: Validate, network: nn.Module, accelerator: Any
+) -> Mapping[str, float]:
+    """Scores on the first process; the others wait."""
+    scores: Mapping[str, float] = {}
+    if accelerator.is_main_process:
+        network.eval()
+        with torch.inference_mode(), accelerator.autocast():
+            scores = validate(network)
+        network.train()
+    accelerator.wait_for_everyone()
+    return scores
 
 
 def _make_accelerator(precision: str) -> Any:
@@ -290,7 +321,15 @@ class _Log:
             "learning_rate": float(f"{rate:.4g}"),
             "seconds": round(time.monotonic() - self.began, 1),
         }
+        self._append(line)
+        logger.info("step %d, loss %.4f", step, mean)
+
+    def note(self, step: int, scores: Mapping[str, float]) -> None:
+        """Appends the figures of a validation."""
+        self._append({"step": step, "validation": {k: round(v, 4) for k, v in scores.items()}})
+        logger.info("step %d, validation %s", step, dict(scores))
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         if self.is_main:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        logger.info("step %d, loss %.4f", step, mean)

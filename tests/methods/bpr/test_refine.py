@@ -8,7 +8,7 @@ from torch import nn
 from maskhone.errors import UsageError, WeightsError
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork
-from maskhone.methods.bpr.refine import BPRRefiner, build_network, count_halvings
+from maskhone.methods.bpr.refine import BPRRefiner, build_network
 
 CONFIG = BPRConfig(patch_px=16, input_px=32)
 
@@ -79,15 +79,8 @@ def test_an_image_smaller_than_a_patch_is_refined():
 def test_large_objects_are_seen_in_smaller_copies_first(photo, masks):
     once, twice = Says(0.75), Says(0.75)
     refine(once, photo, masks, batch_size=1000)
-    refine(twice, photo, masks, batch_size=1000, coarsest_side_px=10)
+    refine(twice, photo, masks, batch_size=1000, coarsest_side_px=10, narrowest_px=2)
     assert (len(once.batch_sizes), len(twice.batch_sizes)) == (1, 2)
-
-
-@pytest.mark.parametrize(("side_px", "halvings"), [(5, 0), (19, 0), (20, 1), (39, 1), (40, 2)])
-def test_halving_stops_between_one_and_two_times_the_coarsest_side(side_px, halvings):
-    mask = np.zeros((50, 50), dtype=np.float32)
-    mask[:side_px, :3] = 1
-    assert count_halvings(mask, 10) == halvings
 
 
 def test_weights_of_another_network_are_refused():
@@ -106,6 +99,7 @@ def test_weights_of_another_network_are_refused():
         ("nms_iou", 1.5),
         ("window_px", 4),
         ("edge_rule", "none"),
+        ("narrowest_px", -1),
         ("mask_input", "raw"),
         ("coarsest_side_px", -1),
     ],

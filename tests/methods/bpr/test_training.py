@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -18,11 +19,12 @@ from maskhone.methods.bpr.training_set import (
     collate,
     cut_group,
     distort_colours,
+    find_validation_data,
 )
 from maskhone.methods.catalogue import load
 from maskhone.pipelines.train import train_recipe
 
-CONFIG = BPRConfig(patch_px=16, input_px=32, mask_input="soft", coarsest_side_px=10)
+CONFIG = BPRConfig(patch_px=16, input_px=32, mask_input="soft", coarsest_side_px=10, narrowest_px=2)
 TABLE = {
     "method": "bpr", "name": "tiny.discs", "patch_px": 16, "input_px": 32,
     "iterations": 2, "batch_size": 2, "checkpoint_every": 1, "workers": 0,
@@ -114,7 +116,7 @@ def test_distorted_colours_stay_colours(photo):
 
 def test_roughened_masks_are_wrong_but_not_much(disc):
     for seed in range(20):
-        rough = roughen(disc, np.random.default_rng(seed), side_px=20)
+        rough = roughen(disc, np.random.default_rng(seed), extent_px=20)
         assert rough.dtype == np.float32
         assert ((rough >= 0) & (rough <= 1)).all()
         both = np.count_nonzero((rough > 0.5) & disc) / np.count_nonzero((rough > 0.5) | disc)
@@ -223,3 +225,38 @@ def test_a_recipe_with_detections_is_opened_or_refused_in_words(tmp_path):
     table = {**TABLE, "detections": "d.json", "images": "i", "annotations": "a.json"}
     with pytest.raises(InputError, match=r"d\.json|a\.json|detections"):
         train(table, out_dir=tmp_path, dry_run=True)
+
+
+def test_training_is_validated_on_a_list_of_its_own(recipe, tmp_path, data_dir):
+    (data_dir / "val.txt").write_text("b\n")
+    train_recipe(recipe, tmp_path / "run", options={"validation_split": "val"})
+    lines = [json.loads(one) for one in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (noted,) = [one["validation"] for one in lines if "validation" in one]
+    assert set(noted) == {"mIoU", "mAcc", "aAcc"}
+    assert all(0 <= value <= 1 for value in noted.values())
+
+
+def test_detections_are_validated_on_detections_of_their_own():
+    data = TrainingData(
+        detections="d",
+        images="i",
+        annotations="a",
+        sample_instances=9,
+        validation_detections="vd",
+        validation_images="vi",
+        validation_annotations="va",
+    )
+    held_out = find_validation_data(data)
+    assert (held_out.detections, held_out.images, held_out.annotations) == ("vd", "vi", "va")
+    assert held_out.sample_instances == -1
+    assert find_validation_data(TrainingData(folders=("x",))) is None
+
+
+def test_collages_come_with_roughened_truth(data_dir):
+    items = find_training_items(data_dir, "train")
+    source = FolderPatches(items, CONFIG, Mixture(collage_share=1.0, real_share=1.0), seed=0)
+    group = source[0]
+    assert group.targets.any()
+    assert not np.array_equal(
+        group.targets, FolderPatches(items, CONFIG, Mixture(), seed=0)[0].targets
+    )

@@ -26,6 +26,8 @@ class BPRConfig:
             refined in shrunken copies of the image, each half as large as the next, the first
             having the object's longer side between one and two times this. 0: one pass at full
             size, as published. Differs: errors wider than a patch can be mended.
+        narrowest_px: no object is shrunk until its strands are narrower than this on average, lest
+            cracks, vessels and stems are lost.
         rounds_resized_image: enlarge the image patch as 8-bit integers, as the published file
             pipeline does; False enlarges in float after normalising, as its single-image demo.
         resizes_probabilities: shrink probabilities back to the patch, as the demo; False shrinks
@@ -41,6 +43,7 @@ class BPRConfig:
     edge_rule: Literal["inside", "published"] = "inside"
     mask_input: Literal["binary", "soft"] = "binary"
     coarsest_side_px: int = 0
+    narrowest_px: float = 10.0
     rounds_resized_image: bool = True
     resizes_probabilities: bool = False
 
@@ -54,6 +57,7 @@ class BPRConfig:
         _require(self.edge_rule in ("inside", "published"), f"edge_rule is {self.edge_rule!r}")
         _require(self.mask_input in ("binary", "soft"), f"mask_input is {self.mask_input!r}")
         _require(self.coarsest_side_px >= 0, f"coarsest_side_px is {self.coarsest_side_px}")
+        _require(self.narrowest_px >= 0, f"narrowest_px is {self.narrowest_px}")
 
 
 def _require(is_met: bool, received: str) -> None:
@@ -71,6 +75,7 @@ _EXPECTED = {
     "edge_rule": "expected inside or published",
     "mask_input": "expected binary or soft",
     "coarsest_side_px": "expected 0 (one pass) or a number of pixels",
+    "narrowest_px": "expected 0 or more pixels",
 }
 
 CITYSCAPES_BEST = BPRConfig(network="hrnet48", input_px=256, nms_iou=0.55)

@@ -16,6 +16,7 @@ from maskhone.errors import WeightsError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork, fold_norms, resize
+from maskhone.methods.bpr.passes import count_halvings, shrink
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.ops.boxes import enclose_boxes
 from maskhone.ops.patches import paste_average
@@ -46,7 +47,7 @@ class BPRRefiner:
     def refine(self, image: Image, masks: Scores) -> Scores:
         """Refines `(N, H, W)` scores; outside the patches they stay as they are."""
         scores = masks.copy()
-        halvings = [count_halvings(mask, self.config.coarsest_side_px) for mask in masks]
+        halvings = [count_halvings(mask > FOREGROUND, self.config) for mask in masks]
         for level in range(max(halvings, default=0), -1, -1):
             chosen = [i for i, most in enumerate(halvings) if most >= level]
             self._refine_level(image, scores, chosen, factor=2**level)
@@ -114,47 +115,6 @@ class ObjectPlan:
     origin: NDArray[np.int64]
     boxes_xyxy: Boxes
     copies: NDArray[np.int64]
-
-
-def count_halvings(mask: NDArray[np.float32], coarsest_side_px: int) -> int:
-    """Counts how often the image is halved for the first pass over an object.
-
-    Args:
-        mask: `(H, W)` scores.
-        coarsest_side_px: the object's longer side in the first pass is between one and two times
-            this; 0 never halves.
-
-    Example:
-        >>> square = np.ones((400, 300), dtype=np.float32)
-        >>> count_halvings(square, 96), count_halvings(square, 0)
-        (2, 0)
-    """
-    if coarsest_side_px == 0:
-        return 0
-    _, _, width, height = cv2.boundingRect((mask > FOREGROUND).view(np.uint8))
-    return max(max(width, height) // coarsest_side_px, 1).bit_length() - 1
-
-
-def shrink(array: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Averages `factor` x `factor` pixels into one; the last row and column fill up the rest.
-
-    Args:
-        array: `(H, W)` or `(H, W, C)`.
-        factor: 1 returns the array itself.
-
-    Returns:
-        Height and width are `ceil(H / factor)` and `ceil(W / factor)`.
-
-    Example:
-        >>> shrink(np.array([[0, 4, 8]], dtype=np.uint8), 2).tolist()
-        [[2, 8]]
-    """
-    if factor == 1:
-        return array
-    height, width = array.shape[:2]
-    full = cv2.copyMakeBorder(array, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
-    size_wh = (full.shape[1] // factor, full.shape[0] // factor)
-    return cv2.resize(full, size_wh, interpolation=cv2.INTER_AREA)
 
 
 def plan_object(scores: NDArray[np.float32], factor: int, config: BPRConfig) -> ObjectPlan:

@@ -9,21 +9,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGEST_SHIFT = 0.02  # of the object's longer side, each way
-_WAVE_RANGE = (0.004, 0.06)  # amplitude of the outline's waves, of the object's longer side
+_LARGEST_SHIFT = 0.02  # of the object's extent, each way
+_WAVE_RANGE = (0.004, 0.06)  # amplitude of the outline's waves, of the object's extent
 _KERNEL_RANGE = (0.005, 0.05)  # diameter of the morphology kernel, likewise
-_GRID_RANGE = (8.0, 120.0)  # cells along the object's longer side in a low-resolution mask
+_GRID_RANGE = (8.0, 120.0)  # cells along the object's extent in a low-resolution mask
 
 
 def roughen(
-    mask: NDArray[np.bool_], random: np.random.Generator, *, side_px: float
+    mask: NDArray[np.bool_], random: np.random.Generator, *, extent_px: float
 ) -> NDArray[np.float32]:
     """Returns a coarse version of a mask: soft scores whose outline strays by random amounts.
 
     Args:
         mask: `(H, W)` bool.
         random: all randomness comes from here.
-        side_px: longer side of the object; how far the outline strays is measured by it.
+        extent_px: of the object, see `passes.measure_extent`; how far the outline strays is
+            measured by it.
 
     Returns:
         `(H, W)` float32 in [0, 1].
@@ -31,19 +32,19 @@ def roughen(
     Example:
         >>> square = np.zeros((40, 40), dtype=bool)
         >>> square[10:30, 10:30] = True
-        >>> rough = roughen(square, np.random.default_rng(0), side_px=20)
+        >>> rough = roughen(square, np.random.default_rng(0), extent_px=20)
         >>> bool(rough[20, 20] > 0.5), bool(rough[0, 0] < 0.5)
         (True, True)
     """
     rough = mask
     if random.random() < 0.7:
-        rough = _wave_outline(rough, random, side_px)
+        rough = _wave_outline(rough, random, extent_px)
     if random.random() < 0.5:
-        rough = _grow_or_shrink(rough, random, side_px)
+        rough = _grow_or_shrink(rough, random, extent_px)
     if random.random() < 0.4:
-        rough = _shift(rough, random, side_px)
+        rough = _shift(rough, random, extent_px)
     if random.random() < 0.7:
-        return _lower_resolution(rough, random, side_px)
+        return _lower_resolution(rough, random, extent_px)
     return rough.astype(np.float32)
 
 
@@ -52,11 +53,11 @@ def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
 
 
 def _wave_outline(
-    mask: NDArray[np.bool_], random: np.random.Generator, side_px: float
+    mask: NDArray[np.bool_], random: np.random.Generator, extent_px: float
 ) -> NDArray[np.bool_]:
     """Moves the outline in and out by smooth noise: a level set of the signed distance."""
-    amplitude_px = side_px * _log_uniform(random, *_WAVE_RANGE)
-    wavelength_px = max(side_px * _log_uniform(random, 0.03, 0.5), 4.0)
+    amplitude_px = extent_px * _log_uniform(random, *_WAVE_RANGE)
+    wavelength_px = max(extent_px * _log_uniform(random, 0.03, 0.5), 4.0)
     cells = [max(2, round(n / wavelength_px) + 1) for n in mask.shape]
     noise = random.standard_normal(cells).astype(np.float32)
     smooth = cv2.resize(noise, mask.shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -72,9 +73,9 @@ def signed_distance(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def _grow_or_shrink(
-    mask: NDArray[np.bool_], random: np.random.Generator, side_px: float
+    mask: NDArray[np.bool_], random: np.random.Generator, extent_px: float
 ) -> NDArray[np.bool_]:
-    diameter_px = int(side_px * _log_uniform(random, *_KERNEL_RANGE)) | 1
+    diameter_px = int(extent_px * _log_uniform(random, *_KERNEL_RANGE)) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter_px, diameter_px))
     operations = (cv2.MORPH_ERODE, cv2.MORPH_DILATE, cv2.MORPH_OPEN, cv2.MORPH_CLOSE)
     operation = operations[random.integers(len(operations))]
@@ -82,19 +83,19 @@ def _grow_or_shrink(
 
 
 def _shift(
-    mask: NDArray[np.bool_], random: np.random.Generator, side_px: float
+    mask: NDArray[np.bool_], random: np.random.Generator, extent_px: float
 ) -> NDArray[np.bool_]:
-    reach_px = _LARGEST_SHIFT * side_px
+    reach_px = _LARGEST_SHIFT * extent_px
     move = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float64)
     move[:, 2] = np.round(random.uniform(-reach_px, reach_px, 2))
     return cv2.warpAffine(mask.astype(np.uint8), move, mask.shape[::-1]) > 0
 
 
 def _lower_resolution(
-    mask: NDArray[np.bool_], random: np.random.Generator, side_px: float
+    mask: NDArray[np.bool_], random: np.random.Generator, extent_px: float
 ) -> NDArray[np.float32]:
     """Shrinks by averaging and enlarges bilinearly; sometimes sharpens what comes out."""
-    factor = max(side_px / _log_uniform(random, *_GRID_RANGE), 1.0)
+    factor = max(extent_px / _log_uniform(random, *_GRID_RANGE), 1.0)
     small_hw = [max(2, round(n / factor)) for n in mask.shape]
     small = cv2.resize(mask.astype(np.float32), small_hw[::-1], interpolation=cv2.INTER_AREA)
     soft = cv2.resize(small, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)

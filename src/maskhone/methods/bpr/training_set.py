@@ -16,11 +16,12 @@ from maskhone.contracts import FOREGROUND, Boxes, Image
 from maskhone.data.coco import find_coco_items, from_rle, load_results
 from maskhone.data.folder import TrainingItem, find_training_items, load_training_item
 from maskhone.data.images import read_image
-from maskhone.engine.train import SampleSource
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.bpr.boundary import plan_boundary_patches
+from maskhone.methods.bpr.collage import paste_into
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.matching import keep_good, match_detections, sample_detections
+from maskhone.methods.bpr.passes import count_halvings, measure_extent
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.methods.bpr.roughen import roughen
 
@@ -53,6 +54,8 @@ class Mixture:
             learns to follow the mask it is given and not to look for one kind of object.
         strange_colours_share: probability that the colour channels are shuffled and, every other
             time, made negative; to the same end.
+        collage_share: probability that the picture is a collage with exact truth, see
+            `collage.paste_into`; its coarse mask is always roughened truth.
     """
 
     patches_per_image: int = 4
@@ -61,6 +64,7 @@ class Mixture:
     scale_jitter: float = 0.5
     inverted_share: float = 0.0
     strange_colours_share: float = 0.0
+    collage_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +74,11 @@ class TrainingData:
     Attributes:
         folders: data sets laid out as `images/`, `masks/`, `coarse/` and `<split>.txt`.
         split: name of the list file in each folder.
+        validation_split: the list of the pictures to validate on; empty for no validation.
         images: folder of images of the detections.
         detections: COCO results json of the segmenter on its own training images.
         annotations: COCO ground truth json of those images.
+        validation_images, validation_detections, validation_annotations: the same for validation.
         training_nms_iou: NMS threshold for the training patches of detections; published: 0.25 on
             Cityscapes, 0.15 on COCO.
         sample_instances: train on this many detections, drawn at random; -1 takes all. Published
@@ -83,9 +89,13 @@ class TrainingData:
 
     folders: tuple[str, ...] = ()
     split: str = "train"
+    validation_split: str = ""
     images: str = ""
     detections: str = ""
     annotations: str = ""
+    validation_images: str = ""
+    validation_detections: str = ""
+    validation_annotations: str = ""
     training_nms_iou: float = 0.25
     sample_instances: int = -1
     samples_with_replacement: bool = False
@@ -99,9 +109,24 @@ class TrainingData:
             raise UsageError("a recipe with detections also needs images and annotations")
 
 
+def find_validation_data(data: TrainingData) -> TrainingData | None:
+    """Returns the data that a recipe sets aside for validation, or None."""
+    if data.folders and data.validation_split:
+        return replace(data, split=data.validation_split)
+    if data.validation_detections:
+        return replace(
+            data,
+            images=data.validation_images,
+            detections=data.validation_detections,
+            annotations=data.validation_annotations,
+            sample_instances=-1,
+        )
+    return None
+
+
 def make_patch_source(
     data: TrainingData, config: BPRConfig, mixture: Mixture, *, seed: int
-) -> SampleSource:
+) -> "FolderPatches | DetectionPatches":
     """Opens the training data that a recipe names."""
     if data.detections:
         return DetectionPatches(data, config, seed=seed)
@@ -126,6 +151,10 @@ class FolderPatches:
             raise InputError("no training pictures; check the folders and lists in the recipe")
         self.items, self.config, self.mixture, self.seed = items, config, mixture, seed
 
+    def __len__(self) -> int:
+        """Returns how many samples make an epoch."""
+        return len(self.items)
+
     def __getitem__(self, index: int) -> PatchGroup:
         epoch, position = divmod(index, len(self.items))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
@@ -133,31 +162,40 @@ class FolderPatches:
         return self._draw(self.items[order[position]], random)
 
     def _draw(self, item: TrainingItem, random: np.random.Generator) -> PatchGroup:
-        sample = load_training_item(item)
-        assert sample.target is not None
-        side_px = _longer_side(sample.target[0] > FOREGROUND)
-        scale = self._draw_scale(side_px, random)
-        image, target, stored = (
-            _rescale(a, scale) for a in (sample.image, sample.target[0], sample.masks[0])
-        )
-        truth = target > FOREGROUND
-        coarse = stored
-        if random.random() >= self.mixture.real_share or not _has_boundary(stored):
-            coarse = roughen(truth, random, side_px=side_px * scale)
-        if random.random() < self.mixture.binary_share:
+        mixture = self.mixture
+        image, truth, stored = self._draw_picture(item, random)
+        extent_px = measure_extent(truth)
+        halvings = count_halvings(truth, self.config)
+        scale = self._draw_scale(halvings, random)
+        image, coarse = _rescale(image, scale), _rescale(stored, scale)
+        truth = _rescale(truth.astype(np.float32), scale) > FOREGROUND
+        if random.random() >= mixture.real_share or not _has_boundary(coarse):
+            coarse = roughen(truth, random, extent_px=extent_px * scale)
+        if random.random() < mixture.binary_share:
             coarse = (coarse > FOREGROUND).astype(np.float32)
-        if random.random() < self.mixture.inverted_share:
+        if random.random() < mixture.inverted_share:
             coarse, truth = 1 - coarse, ~truth
-        if random.random() < self.mixture.strange_colours_share:
+        if random.random() < mixture.strange_colours_share:
             image = shuffle_colours(image, random)
         boxes = self._draw_boxes(coarse, random)
         return cut_group(image, coarse, truth, boxes, self.config, random)
 
-    def _draw_scale(self, side_px: int, random: np.random.Generator) -> float:
-        coarsest = self.config.coarsest_side_px
-        passes = 1 if coarsest == 0 else int(np.log2(max(side_px / coarsest, 1))) + 1
+    def _draw_picture(
+        self, item: TrainingItem, random: np.random.Generator
+    ) -> tuple[Image, NDArray[np.bool_], NDArray[np.float32]]:
+        """Returns image, truth and stored coarse mask; a collage has none, hence an empty one."""
+        sample = load_training_item(item)
+        assert sample.target is not None
+        truth = sample.target[0] > FOREGROUND
+        if random.random() >= self.mixture.collage_share:
+            return sample.image, truth, sample.masks[0]
+        ground = read_image(self.items[random.integers(len(self.items))].image_path)
+        collage, pasted = paste_into(ground, sample.image, truth, random)
+        return collage, pasted, np.zeros_like(sample.masks[0])
+
+    def _draw_scale(self, halvings: int, random: np.random.Generator) -> float:
         jitter = random.uniform(-self.mixture.scale_jitter, self.mixture.scale_jitter)
-        return float(2.0 ** min(jitter - random.integers(passes), 0.5))
+        return float(2.0 ** min(jitter - random.integers(halvings + 1), 0.5))
 
     def _draw_boxes(self, coarse: NDArray[np.float32], random: np.random.Generator) -> Boxes:
         config = self.config
@@ -204,6 +242,10 @@ class DetectionPatches:
         ]
         if not self.patches:
             raise InputError(f"{data.detections}: no detection overlaps its truth by more than 0.5")
+
+    def __len__(self) -> int:
+        """Returns how many samples make an epoch."""
+        return len(self.patches)
 
     def __getitem__(self, index: int) -> PatchGroup:
         epoch, position = divmod(index, len(self.patches))
@@ -325,11 +367,6 @@ def collate(groups: list[PatchGroup]) -> dict[str, Tensor]:
 def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
     clipped: NDArray[np.uint8] = np.clip(values, 0, 255).astype(np.uint8)
     return clipped
-
-
-def _longer_side(mask: NDArray[np.bool_]) -> int:
-    _, _, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return max(width, height, 1)
 
 
 def _has_boundary(scores: NDArray[np.float32]) -> bool:
