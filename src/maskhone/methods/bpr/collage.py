@@ -35,7 +35,8 @@ def paste_into(
         The collage and the mask of what was pasted, of the size of `image`.
     """
     size_wh = truth.shape[1::-1]
-    below = _move(cv2.resize(ground, size_wh, interpolation=cv2.INTER_AREA), random, most_turn=180)
+    fitted = np.asarray(cv2.resize(ground, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    below = _move(fitted, random, most_turn=180)
     if truth.any() and random.random() < 0.5:
         both = np.dstack([image, truth.astype(np.uint8) * 255])
         moved = _move(both, random, most_turn=_MOST_TURN, border=cv2.BORDER_CONSTANT)
@@ -69,7 +70,8 @@ def _move(
     turn, scale = random.uniform(-most_turn, most_turn), random.uniform(*_SCALES)
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, scale)
     moved = cv2.warpAffine(picture, matrix, (width, height), borderMode=border)
-    return np.ascontiguousarray(moved[:, ::-1]) if random.random() < 0.5 else moved
+    flipped = moved[:, ::-1] if random.random() < 0.5 else moved
+    return np.ascontiguousarray(flipped, dtype=np.uint8)
 
 
 def draw_shape(size_hw: tuple[int, int], random: np.random.Generator) -> NDArray[np.bool_]:

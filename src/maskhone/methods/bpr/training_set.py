@@ -189,7 +189,7 @@ class FolderPatches:
         truth = sample.target[0] > FOREGROUND
         if random.random() >= self.mixture.collage_share:
             return sample.image, truth, sample.masks[0]
-        ground = read_image(self.items[random.integers(len(self.items))].image_path)
+        ground = read_image(self.items[int(random.integers(len(self.items)))].image_path)
         collage, pasted = paste_into(ground, sample.image, truth, random)
         return collage, pasted, np.zeros_like(sample.masks[0])
 
