@@ -1,0 +1,1 @@
+"""SegRefiner: refinement of any mask by discrete diffusion."""
