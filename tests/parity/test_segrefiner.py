@@ -2,17 +2,38 @@
 
 import re
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
+from maskhone.methods.segrefiner.coarse import (
+    CoarseRule,
+    Draws,
+    draw_kernel,
+    make_coarse,
+    make_kernel,
+)
 from maskhone.methods.segrefiner.config import SegRefinerConfig
+from maskhone.methods.segrefiner.crops import (
+    draw_object_crop,
+    draw_outline_patch,
+    draw_patch_coarse,
+    draw_wide_crop,
+)
 from maskhone.methods.segrefiner.diffusion import (
     DiffusionSchedule,
     draw_mask,
     raise_fine_probability,
     run_backwards,
+)
+from maskhone.methods.segrefiner.loss import (
+    batch_iou,
+    edge_strength,
+    mask_loss,
+    sobel_kernel,
+    texture_loss,
 )
 from maskhone.methods.segrefiner.network import DenoisingUNet, UNetSpec, embed_in_sines
 from maskhone.methods.segrefiner.objects import crop_object, plan_crops
@@ -20,6 +41,7 @@ from maskhone.methods.segrefiner.pictures import choose_patches, find_uncertain,
 from maskhone.methods.segrefiner.refine import SegRefiner
 from maskhone.metrics.boundary import band_radii_px, mean_boundary_accuracy
 from maskhone.metrics.region import RegionScores, count_overlap
+from maskhone.ops.masks import tight_box
 from maskhone.ops.patches import crop, paste_average
 
 PREFIX = "denoise_model."
@@ -407,3 +429,167 @@ def test_pictures_are_normalised_as_published(fixture: Fixture) -> None:
     made = network.normalise(as_tensor(rgb)[None])[0]
     tolerance = tolerance_number(fixture.manifest["tolerance"])
     np.testing.assert_allclose(made.numpy(), fixture.outputs["normalized"], atol=tolerance)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "perturb*"))
+def test_coarse_masks_are_made_as_published(fixture: Fixture) -> None:
+    manifest = fixture.manifest
+    defaults = manifest["defaults"]
+    rule = CoarseRule(
+        cut_share=defaults["regional_sample_rate"],
+        keep_share=defaults["sample_rate"],
+        move_rate=defaults["move_rate"],
+        iou_target=defaults["iou_target"],
+    )
+    allowed = int(re.search(r"at most (\d+) differing", manifest["tolerance"])[1])
+    for run in manifest["runs"]:
+        size_hw, name = tuple(run["hw"]), run["mask"]
+        mask = unpack(fixture, f"mask_packed_{name}", size_hw)
+        draws = Draws(run["seed"])
+        coarse = make_coarse(mask, draws, rule)
+        expected = unpack(fixture, f"out_packed_{name}_s{run['seed']}", size_hw)
+        assert np.count_nonzero(coarse != expected) <= allowed
+        assert draws.numpy.random_sample() == run["next_numpy_random"]
+        assert draws.python.random() == run["next_python_random"]
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "perturb*"))
+def test_elementary_disturbances_are_the_published_ones(fixture: Fixture) -> None:
+    elementary = fixture.manifest["elementary"]
+    (size_hw,) = {
+        tuple(r["hw"]) for r in fixture.manifest["runs"] if r["mask"] == elementary["mask"]
+    }
+    mask = unpack(fixture, f"mask_packed_{elementary['mask']}", size_hw).astype(np.uint8)
+    side = int(re.search(r"for size (\d+)", elementary["note"])[1])
+    for seed in elementary["seeds"]:
+        for name, operation in (("dilate", cv2.MORPH_DILATE), ("erode", cv2.MORPH_ERODE)):
+            kernel = draw_kernel(np.random.RandomState(seed))
+            made = cv2.morphologyEx(mask * 255, operation, kernel) > 0
+            np.testing.assert_array_equal(made, unpack(fixture, f"{name}_packed_s{seed}", size_hw))
+        kernel = make_kernel(side, np.random.RandomState(seed).randint(1, 5))
+        np.testing.assert_array_equal(kernel, fixture.outputs[f"structure{side}_s{seed}"])
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "crops*"))
+def test_training_crops_are_the_published_ones(fixture: Fixture) -> None:
+    manifest, outputs = fixture.manifest, fixture.outputs
+    size_hw = tuple(manifest["hw"])
+    margin = int(re.search(r"pad_size (\d+)", manifest["object_crop"])[1])
+    for index, seed, *box, following in outputs["object_crop_f64"]:
+        mask = unpack(fixture, f"gt_packed_{int(index)}", size_hw)
+        numbers = np.random.RandomState(int(seed))
+        crop_box = draw_object_crop(find_box(mask), size_hw, numbers, margin_px=margin)
+        assert list(crop_box) == box
+        assert numbers.random_sample() == following
+    side = int(re.search(r"patch_size (\d+)", manifest["hr_crop"])[1])
+    for index, seed, *boxes, is_stored, following in outputs["hr_crop_f64"]:
+        mask = unpack(fixture, f"gt_packed_{int(index)}", size_hw)
+        draws = Draws(int(seed))
+        wide = draw_wide_crop(find_box(mask), size_hw, draws.numpy)
+        patch = draw_outline_patch(mask, draws.numpy, side_px=side)
+        assert [*wide, *patch] == boxes
+        x1, y1, x2, y2 = patch
+        stored = ~mask[y1:y2, x1:x2]
+        coarse = draw_patch_coarse(mask[y1:y2, x1:x2], stored, draws)
+        assert np.array_equal(coarse, stored) == bool(is_stored)
+        assert draws.numpy.random_sample() == following
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "crops*"))
+def test_patches_of_small_pictures_are_half_as_large(fixture: Fixture) -> None:
+    said = re.search(
+        r"image (\d+)x(\d+) with patch_size (\d+)", fixture.manifest["hr_small_image_patch"]
+    )
+    height, width, side = (int(n) for n in said.groups())
+    mask = unpack(fixture, "gt_small_packed", (height, width))
+    for seed, *box in fixture.outputs["hr_small_image_patch_f64"].astype(int).tolist():
+        numbers = np.random.RandomState(seed)
+        assert list(draw_outline_patch(mask, numbers, side_px=side)) == box
+
+
+def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    x, y, width, height = tight_box(mask)
+    return x, y, x + width, y + height
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "losses*"))
+def test_losses_are_the_published_ones(fixture: Fixture) -> None:
+    outputs, tolerance = fixture.outputs, tolerance_number(fixture.manifest["tolerance"])
+    logits = as_tensor(draw_rule(fixture.manifest["logits"])).requires_grad_()
+    target = as_tensor(outputs["target"])
+    losses = mask_loss(logits, target), texture_loss(logits, target)
+    sum(losses).backward()
+    made = {
+        "loss_mask": losses[0],
+        "loss_texture": losses[1],
+        "sobel_pred": edge_strength(logits.sigmoid()),
+        "sobel_target": edge_strength(target),
+        "grad_logits": logits.grad,
+        "iou": batch_iou(logits, target),
+        "sobel_kx": sobel_kernel(logits),
+        "sobel_ky": sobel_kernel(logits).mT,
+    }
+    for name, value in made.items():
+        np.testing.assert_allclose(value.detach().numpy(), outputs[name], atol=tolerance)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "losses*"))
+def test_one_training_step_is_the_published_one(fixture: Fixture) -> None:
+    outputs, given = fixture.outputs, fixture.manifest["training"]
+    tolerance = tolerance_number(fixture.manifest["tolerance"])
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in given["config"].items()}
+    bare = DenoisingUNet(UNetSpec(**config))
+    entries = [(PREFIX + key, tuple(value.shape), "") for key, value in bare.state_dict().items()]
+    network = make_network(given["config"], entries, PREFIX)
+    image = as_tensor(draw_rule(given["image"]))
+    (shape,) = re.findall(r"shape \(([\d,]+)\)", given["gt_and_coarse"])
+    shape = tuple(int(n) for n in shape.split(","))
+    target, coarse = (
+        as_tensor(unpack(fixture, f"train_{k}_packed", shape)) for k in ("gt", "coarse")
+    )
+    seed, count = (int(n) for n in re.search(r"seed\((\d+)\), then (\d+)", given["t"]).groups())
+    schedule = DiffusionSchedule()
+    steps = np.random.RandomState(seed).choice(np.arange(schedule.num_timesteps), size=count)
+    np.testing.assert_array_equal(steps, outputs["train_t"])
+    noise_seed = int(re.search(r"PCG64\((\d+)\)", given["q_noise"])[1])
+    mask = draw_mask(
+        target,
+        coarse,
+        torch.from_numpy(steps),
+        schedule,
+        lambda s: torch.from_numpy(pcg(noise_seed).random(tuple(s), dtype=np.float32)),
+    )
+    logits = network(torch.cat([image, mask], dim=1), torch.from_numpy(steps))
+    losses = mask_loss(logits, target), texture_loss(logits, target)
+    sum(losses).backward()
+    made = {
+        "train_loss_mask": losses[0],
+        "train_loss_texture": losses[1],
+        "train_total": sum(losses),
+        "train_iou": batch_iou(logits, target).mean(),
+    }
+    for name, value in made.items():
+        np.testing.assert_allclose(value.detach().numpy(), outputs[name], atol=tolerance)
+    gradients = {PREFIX + name: p.grad for name, p in network.named_parameters()}
+    norms = [gradients[key].norm().item() for key in given["grad_norm_keys"]]
+    np.testing.assert_allclose(norms, outputs["grad_norms"], rtol=0, atol=tolerance)
+    rows = network.time_embed.weight.grad.norm(dim=1).numpy()
+    np.testing.assert_allclose(rows, outputs["grad_time_embed_rows"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "perturb*"))
+def test_offline_masks_differ_only_where_the_original_loses_them(fixture: Fixture) -> None:
+    """The offline script wraps 255 to 1, so that masks without a long contour come out empty."""
+    offline = fixture.manifest["offline"]
+    sizes = {run["mask"]: tuple(run["hw"]) for run in fixture.manifest["runs"]}
+    allowed = int(re.search(r"at most (\d+) differing", fixture.manifest["tolerance"])[1])
+    for name in offline["masks"]:
+        mask = unpack(fixture, f"mask_packed_{name}", sizes[name])
+        expected = unpack(fixture, f"offline_out_packed_{name}", sizes[name])
+        coarse = make_coarse(mask, Draws(offline["seed"]))
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        if max(len(contour) for contour in contours) >= 10:
+            assert np.count_nonzero(coarse != expected) <= allowed
+        else:
+            assert not expected.any()
+            assert coarse.any()
