@@ -1,5 +1,6 @@
 """SegRefiner against the original's own outputs."""
 
+import json
 import re
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
+from maskhone.data.lvis import SYNSETS, to_coco
 from maskhone.methods.segrefiner.coarse import (
     CoarseRule,
     Draws,
@@ -39,6 +41,7 @@ from maskhone.methods.segrefiner.network import DenoisingUNet, UNetSpec, embed_i
 from maskhone.methods.segrefiner.objects import crop_object, plan_crops
 from maskhone.methods.segrefiner.pictures import choose_patches, find_uncertain, suppress
 from maskhone.methods.segrefiner.refine import SegRefiner
+from maskhone.metrics.average_precision import average_precision
 from maskhone.metrics.boundary import band_radii_px, mean_boundary_accuracy
 from maskhone.metrics.region import RegionScores, count_overlap
 from maskhone.ops.masks import tight_box
@@ -593,3 +596,32 @@ def test_offline_masks_differ_only_where_the_original_loses_them(fixture: Fixtur
         else:
             assert not expected.any()
             assert coarse.any()
+
+
+LVIS_NAMES = {
+    "APs": "AP_small", "APm": "AP_medium", "APl": "AP_large",
+    "APr": "AP_rare", "APc": "AP_common", "APf": "AP_frequent",
+    "AR": "AR", "ARs": "AR_small", "ARm": "AR_medium", "ARl": "AR_large",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "lvis_ap*"))
+def test_lvis_ap_is_that_of_the_published_tool(fixture: Fixture) -> None:
+    results, truth = (json.loads((fixture.path / f"{k}.json").read_text()) for k in ("dt", "gt"))
+    tolerance = tolerance_number(fixture.manifest["tolerance"])
+    for kind, expected in fixture.manifest["results"].items():
+        scores = average_precision(results, truth, kind=kind)
+        for name, goal in expected.items():
+            short = name.split("@")[0]
+            made = scores[LVIS_NAMES.get(short, short)]
+            goal = np.nan if goal == -1 else goal
+            assert made == pytest.approx(goal, abs=tolerance, nan_ok=True), (kind, name)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("segrefiner", "cocofy*"))
+def test_lvis_becomes_coco_as_published(fixture: Fixture) -> None:
+    lvis, coco, expected = (
+        json.loads((fixture.path / f"{k}.json").read_text()) for k in ("lvis", "coco", "expected")
+    )
+    assert to_coco(lvis, coco) == expected
+    assert len(SYNSETS) == fixture.manifest["num_synsets_in_table"]

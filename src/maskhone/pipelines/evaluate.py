@@ -16,7 +16,7 @@ from maskhone.data.coco import from_rle, load_json, load_results, to_rle
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES, MaskFile, read_label_map, read_mask
 from maskhone.errors import InputError, UsageError
-from maskhone.metrics.average_precision import coco_average_precision
+from maskhone.metrics.average_precision import average_precision
 from maskhone.metrics.boundary import BoundaryScores
 from maskhone.metrics.cityscapes import CityscapesAP
 from maskhone.metrics.region import RegionScores
@@ -232,8 +232,8 @@ def _score_coco(name: str, prediction: Path, target: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"masks": name}
     truth = load_json(target)
     results = _with_rle(prediction, truth)
-    row.update(coco_average_precision(results, truth, name=str(prediction)))
-    boundary = coco_average_precision(results, truth, kind="boundary", name=str(prediction))
+    row.update(average_precision(results, truth, name=str(prediction)))
+    boundary = average_precision(results, truth, kind="boundary", name=str(prediction))
     row.update({f"boundary {k}": v for k, v in boundary.items()})
     return row
 
