@@ -19,7 +19,8 @@ from maskhone.methods.bpr.training_set import (
     collate,
     cut_group,
     distort_colours,
-    find_validation_data,
+    make_patch_source,
+    make_validation_source,
 )
 from maskhone.methods.catalogue import load
 from maskhone.pipelines.train import train_recipe
@@ -236,20 +237,30 @@ def test_training_is_validated_on_a_list_of_its_own(recipe, tmp_path, data_dir):
     assert all(0 <= value <= 1 for value in noted.values())
 
 
-def test_detections_are_validated_on_detections_of_their_own():
+def test_held_out_pictures_are_validated_on_and_not_trained_on(data_dir):
+    data = TrainingData(folders=(str(data_dir),), held_out=("b*",))
+    trained = make_patch_source(data, CONFIG, Mixture(), seed=0)
+    validated = make_validation_source(data, CONFIG, Mixture(), seed=0)
+    assert [item.id for item in trained.items] == ["a"]
+    assert [item.id for item in validated.items] == ["b"]
+
+
+def test_without_pictures_set_aside_there_is_no_validation(data_dir):
+    data = TrainingData(folders=(str(data_dir),))
+    assert make_validation_source(data, CONFIG, Mixture(), seed=0) is None
+
+
+def test_pictures_are_set_aside_in_one_way(data_dir):
+    with pytest.raises(UsageError, match="held_out"):
+        TrainingData(folders=(str(data_dir),), held_out=("b",), validation_split="val")
+
+
+def test_detections_are_validated_on_detections_of_their_own(tmp_path):
     data = TrainingData(
-        detections="d",
-        images="i",
-        annotations="a",
-        sample_instances=9,
-        validation_detections="vd",
-        validation_images="vi",
-        validation_annotations="va",
+        detections="d", images="i", annotations="a", validation_detections=str(tmp_path / "v.json")
     )
-    held_out = find_validation_data(data)
-    assert (held_out.detections, held_out.images, held_out.annotations) == ("vd", "vi", "va")
-    assert held_out.sample_instances == -1
-    assert find_validation_data(TrainingData(folders=("x",))) is None
+    with pytest.raises(InputError, match=r"v\.json"):
+        make_validation_source(data, CONFIG, Mixture(), seed=0)
 
 
 def test_collages_come_with_roughened_truth(data_dir):

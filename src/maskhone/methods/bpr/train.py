@@ -1,7 +1,7 @@
 """Trains a BPR network from a recipe and packs it as weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from maskhone.methods.bpr.training_set import (
     Mixture,
     TrainingData,
     collate,
-    find_validation_data,
     make_patch_source,
+    make_validation_source,
 )
 from maskhone.metrics.region import ClassScores
 
@@ -111,18 +111,13 @@ def make_validation(
 ) -> Validate | None:
     """Returns what scores a network on the validation patches, or None without such data.
 
-    The figures are `mIoU`, `mAcc` and `aAcc` of the patches' label maps, as published. Pictures are
-    shown with their stored coarse masks, unaltered in colour and never as collages.
+    The figures are `mIoU`, `mAcc` and `aAcc` of the patches' label maps, as published.
 
     Source: BPR section 6; open-mmlab/mmsegmentation 0.7 `mean_iou`.
     """
-    held_out = find_validation_data(data)
-    if held_out is None:
+    source = make_validation_source(data, config, mixture, seed=schedule.seed)
+    if source is None:
         return None
-    plain = replace(
-        mixture, real_share=1.0, inverted_share=0.0, strange_colours_share=0.0, collage_share=0.0
-    )
-    source = make_patch_source(held_out, config, plain, seed=schedule.seed)
 
     def validate(network: nn.Module) -> dict[str, float]:
         bare: Any = network

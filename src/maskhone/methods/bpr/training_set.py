@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ class TrainingData:
         folders: data sets laid out as `images/`, `masks/`, `coarse/` and `<split>.txt`.
         split: name of the list file in each folder.
         validation_split: the list of the pictures to validate on; empty for no validation.
+        held_out: ids, with `*` for any letters, that are taken out of the training list to
+            validate on instead.
         images: folder of images of the detections.
         detections: COCO results json of the segmenter on its own training images.
         annotations: COCO ground truth json of those images.
@@ -90,6 +93,7 @@ class TrainingData:
     folders: tuple[str, ...] = ()
     split: str = "train"
     validation_split: str = ""
+    held_out: tuple[str, ...] = ()
     images: str = ""
     detections: str = ""
     annotations: str = ""
@@ -107,21 +111,21 @@ class TrainingData:
             )
         if self.detections and not (self.images and self.annotations):
             raise UsageError("a recipe with detections also needs images and annotations")
+        if self.held_out and (self.validation_split or self.detections):
+            raise UsageError("held_out goes with folders, and not with validation_split")
 
-
-def find_validation_data(data: TrainingData) -> TrainingData | None:
-    """Returns the data that a recipe sets aside for validation, or None."""
-    if data.folders and data.validation_split:
-        return replace(data, split=data.validation_split)
-    if data.validation_detections:
-        return replace(
-            data,
-            images=data.validation_images,
-            detections=data.validation_detections,
-            annotations=data.validation_annotations,
-            sample_instances=-1,
-        )
-    return None
+    def find_items(self, *, held_out: bool) -> list[TrainingItem]:
+        """Lists the pictures of all folders, either to train on or held out."""
+        listed = [
+            item
+            for folder in self.folders
+            for item in find_training_items(Path(folder), self.split)
+        ]
+        return [
+            item
+            for item in listed
+            if any(fnmatchcase(item.id, pattern) for pattern in self.held_out) == held_out
+        ]
 
 
 def make_patch_source(
@@ -130,10 +134,35 @@ def make_patch_source(
     """Opens the training data that a recipe names."""
     if data.detections:
         return DetectionPatches(data, config, seed=seed)
-    items = [
-        item for folder in data.folders for item in find_training_items(Path(folder), data.split)
-    ]
-    return FolderPatches(items, config, mixture, seed=seed)
+    return FolderPatches(data.find_items(held_out=False), config, mixture, seed=seed)
+
+
+def make_validation_source(
+    data: TrainingData, config: BPRConfig, mixture: Mixture, *, seed: int
+) -> "FolderPatches | DetectionPatches | None":
+    """Opens the data that a recipe sets aside for validation, or returns None.
+
+    Pictures are shown with their stored coarse masks, unaltered in shape, and never as collages.
+    """
+    if data.validation_detections:
+        held_out = replace(
+            data,
+            images=data.validation_images,
+            detections=data.validation_detections,
+            annotations=data.validation_annotations,
+            sample_instances=-1,
+        )
+        return DetectionPatches(held_out, config, seed=seed)
+    if data.held_out:
+        items = data.find_items(held_out=True)
+    elif data.validation_split:
+        items = replace(data, split=data.validation_split).find_items(held_out=False)
+    else:
+        return None
+    plain = replace(
+        mixture, real_share=1.0, inverted_share=0.0, strange_colours_share=0.0, collage_share=0.0
+    )
+    return FolderPatches(items, config, plain, seed=seed)
 
 
 class FolderPatches:
