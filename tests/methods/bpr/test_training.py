@@ -257,7 +257,12 @@ def test_pictures_are_set_aside_in_one_way(data_dir):
 
 def test_detections_are_validated_on_detections_of_their_own(tmp_path):
     data = TrainingData(
-        detections="d", images="i", annotations="a", validation_detections=str(tmp_path / "v.json")
+        detections="d.json",
+        images="i",
+        annotations="a.json",
+        validation_images=str(tmp_path),
+        validation_detections=str(tmp_path / "v.json"),
+        validation_annotations=str(tmp_path / "w.json"),
     )
     with pytest.raises(InputError, match=r"v\.json"):
         make_validation_source(data, CONFIG, Mixture(), seed=0)
