@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from maskhone.contracts import FOREGROUND, Image, Scores, describe_size_mismatch
+from maskhone.contracts import Image, Scores, describe_size_mismatch
 from maskhone.data.array_files import ARRAY_SUFFIXES, load_arrays, save_arrays
 from maskhone.data.pictures import (
     DEEP_SUFFIXES,
@@ -26,6 +26,8 @@ from maskhone.errors import InputError
 from maskhone.ops.masks import MaskKind, from_scores, join_labels, split_labels, to_scores
 
 logger = logging.getLogger(__name__)
+
+_MOST_CLASSES = 40  # probabilities that all lie below this many steps of 1/255 are unlikely
 
 MASK_SUFFIXES = PICTURE_SUFFIXES | ARRAY_SUFFIXES
 NPZ_KEYS = ("masks", "scores", "arr_0")  # where the masks are when an .npz holds several arrays
@@ -108,9 +110,9 @@ def read_mask(path: str | Path) -> MaskFile:
             path=path, scores=scores, kind=kind, labels=labels, label_map=label_map, palette=palette
         )
     grey, kind = to_scores(read_grey(picture, path), name=str(path))
-    if not kind.is_binary and 0 < grey.max() <= FOREGROUND:
+    if not kind.is_binary and grey.max() * kind.top <= _MOST_CLASSES:
         logger.warning(
-            "%s: no value above one half; if these are class numbers, save a palette picture", path
+            "%s: holds only small numbers; if they are class numbers, save a palette picture", path
         )
     return MaskFile(path=path, scores=grey[np.newaxis], kind=kind)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Scores
-from maskhone.errors import InputError
+from maskhone.errors import InputError, UsageError
 
 IGNORE_LABEL = 255
 """The label of pixels that count nowhere (PASCAL VOC, Cityscapes train ids and CamVid agree)."""
@@ -211,6 +211,29 @@ def surround(mask: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice] | N
         min(x + width + margin_px, mask.shape[1]),
     )
     return slice(top, bottom), slice(left, right)
+
+
+def choose_band(mask: NDArray[np.bool_], band_px: int, band_share: float) -> int:
+    """Returns how far from the outline, in pixels each way, a refiner may change an object.
+
+    Args:
+        mask: `(H, W)` bool.
+        band_px: the answer, unless it is 0.
+        band_share: otherwise this share of the square root of the object's area, at least 2 px.
+
+    Raises:
+        UsageError: a negative width, or no width at all.
+
+    Example:
+        >>> choose_band(np.ones((100, 100), dtype=bool), 0, 0.05)
+        5
+    """
+    if band_px < 0 or band_share <= 0:
+        raise UsageError(
+            "band_px must be 0 or more and band_share more than 0; received "
+            f"{band_px} and {band_share}"
+        )
+    return band_px or max(2, round(band_share * float(np.sqrt(np.count_nonzero(mask)))))
 
 
 def near_outline(mask: NDArray[np.bool_], distance_px: float) -> NDArray[np.bool_]:

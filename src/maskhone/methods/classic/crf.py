@@ -14,7 +14,7 @@ from maskhone.ops.dense_crf import (
     infer,
     unary_from_probabilities,
 )
-from maskhone.ops.masks import near_outline, surround
+from maskhone.ops.masks import choose_band, near_outline, surround
 
 _SETTLED = np.float32(100.0)  # a cost that no pull of the kernels outweighs
 
@@ -49,18 +49,14 @@ class CRFRefiner:
                 "certainty must be in (0.5, 1] and iterations 1 or more; received "
                 f"{self.certainty} and {self.iterations}"
             )
-        if not (self.band_px >= 0 and self.band_share > 0):
-            raise UsageError(
-                "band_px must be 0 or more and band_share more than 0; received "
-                f"{self.band_px} and {self.band_share}"
-            )
+        choose_band(np.zeros((1, 1), dtype=np.bool_), self.band_px, self.band_share)
 
     def refine(self, image: Image, masks: Scores) -> Scores:
         """Returns foreground probabilities in the band of each object; elsewhere scores stay."""
         refined = masks.copy()
         for scores in refined:
             mask = scores > FOREGROUND
-            band_px = self.band_px or max(2, round(self.band_share * float(np.sqrt(mask.sum()))))
+            band_px = choose_band(mask, self.band_px, self.band_share)
             window = surround(mask, 4 * band_px)
             if window is not None and not mask.all():
                 self._solve(image[window], band_px, scores[window])

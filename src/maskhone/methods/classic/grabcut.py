@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.errors import UsageError
-from maskhone.ops.masks import near_outline, surround
+from maskhone.ops.masks import choose_band, near_outline, surround
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +28,16 @@ class GrabCutRefiner:
     iterations: int = 5
 
     def __post_init__(self) -> None:
-        if self.band_px < 0 or self.band_share <= 0 or self.iterations < 1:
-            raise UsageError(
-                "band_px must be 0 or more, band_share more than 0, iterations 1 or more; received "
-                f"{self.band_px}, {self.band_share}, {self.iterations}"
-            )
+        choose_band(np.zeros((1, 1), dtype=np.bool_), self.band_px, self.band_share)
+        if self.iterations < 1:
+            raise UsageError(f"iterations is {self.iterations}; expected 1 or more")
 
     def refine(self, image: Image, masks: Scores) -> Scores:
         """Returns scores of 0 and 1 around each object; elsewhere they stay as they are."""
         refined = masks.copy()
         for scores in refined:
             mask = scores > FOREGROUND
-            band_px = self.band_px or max(2, round(self.band_share * float(np.sqrt(mask.sum()))))
+            band_px = choose_band(mask, self.band_px, self.band_share)
             window = surround(mask, 4 * band_px)
             if window is not None:
                 self._cut(image[window], mask[window], band_px, scores[window])
