@@ -246,3 +246,26 @@ def near_outline(mask: NDArray[np.bool_], distance_px: float) -> NDArray[np.bool
     sides = (mask.astype(np.uint8), (~mask).astype(np.uint8))
     away = [cv2.distanceTransform(s, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for s in sides]
     return np.asarray(np.maximum(*away) <= distance_px)
+
+
+def mean_width(mask: NDArray[np.bool_]) -> float:
+    """Measures the mean width of an object in pixels: twice its area by the length of its outline.
+
+    That is the width of a long strand, and half the diameter of a disc.
+
+    Args:
+        mask: `(H, W)` bool, not empty.
+    """
+    found, _ = cv2.findContours(_bytes(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outline_px = sum(cv2.arcLength(contour, True) for contour in found)
+    return float(2 * np.count_nonzero(mask) / max(outline_px, 1.0))
+
+
+def longer_side(mask: NDArray[np.bool_]) -> int:
+    """Measures the longer side of the tight box of an `(H, W)` mask; 0 when it is empty."""
+    _, _, width, height = cv2.boundingRect(_bytes(mask))
+    return max(width, height)
+
+
+def _bytes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(mask).view(np.uint8)

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from maskhone.methods.bpr.config import BPRConfig
-from maskhone.methods.bpr.passes import count_halvings, mean_width, measure_extent
+from maskhone.methods.bpr.passes import count_halvings
+from maskhone.ops.masks import mean_width
+from maskhone.ops.roughen import measure_extent
 
 CONFIG = BPRConfig(coarsest_side_px=10, narrowest_px=2)
 

@@ -10,7 +10,6 @@ from maskhone.engine.weights import load_weights
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork
-from maskhone.methods.bpr.roughen import roughen
 from maskhone.methods.bpr.train import parse_recipe, patch_loss, train
 from maskhone.methods.bpr.training_set import (
     FolderPatches,
@@ -18,11 +17,12 @@ from maskhone.methods.bpr.training_set import (
     TrainingData,
     collate,
     cut_group,
-    distort_colours,
     make_patch_source,
     make_validation_source,
 )
 from maskhone.methods.catalogue import load
+from maskhone.ops.colours import distort_colours
+from maskhone.ops.roughen import roughen
 from maskhone.pipelines.train import train_recipe
 
 CONFIG = BPRConfig(patch_px=16, input_px=32, mask_input="soft", coarsest_side_px=10, narrowest_px=2)

@@ -14,18 +14,12 @@ Key table. Left the published key (tinyalpha/BPR on mmsegmentation 0.7), right o
 Our modules carry the published names, so nothing else is renamed and nothing is dropped.
 """
 
-import hashlib
-import pickle
-import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
+from maskhone.engine.checkpoints import check_keys, check_released_hash, read_state_dict
 from maskhone.engine.weights import save_weights
-from maskhone.errors import UsageError, WeightsError
+from maskhone.errors import UsageError
 from maskhone.methods.bpr.config import PRESETS
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork
 
@@ -64,55 +58,6 @@ def import_checkpoint(path: Path, out: Path | None = None, *, name: str | None =
         "source": f"tinyalpha/BPR, {path.name}",
     }
     return save_weights(out or path.with_name(f"{preset}.safetensors"), state, header, half=False)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of an mmcv checkpoint, or of a bare state dict, without running code."""
-    try:
-        file: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: the pickle holds more than plain tensors and was not opened; "
-            "save its state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as a PyTorch checkpoint ({error})") from error
-    state = file.get("state_dict", file) if isinstance(file, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise WeightsError(f"{path}: expected a dict of tensors, or one under 'state_dict'")
-    return {re.sub(r"^module\.", "", key): value for key, value in state.items()}
-
-
-def check_keys(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuses a state dict that does not fit key for key and shape for shape."""
-    missing = [key for key in expected if key not in state]
-    extra = [key for key in state if key not in expected]
-    reshaped = [k for k in expected if k in state and state[k].shape != expected[k].shape]
-    said = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in (("missing", missing), ("extra", extra), ("of other shape", reshaped))
-        if keys
-    ]
-    if said:
-        raise WeightsError(f"{path}: keys of another network: {'; '.join(said)}")
-
-
-def check_released_hash(path: Path) -> None:
-    """Compares a released file's name with its content: `name-<first 8 of sha256>.pth`."""
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    promised = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    if promised is None:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(promised[1]):
-        raise WeightsError(
-            f"{path}: the name promises sha256 {promised[1]}..., the content has {found[:8]}...; "
-            "download it again"
-        )
 
 
 def load_imagenet_backbone(network: BPRNetwork, path: Path) -> None:

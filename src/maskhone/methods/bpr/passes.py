@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.methods.bpr.config import BPRConfig
-
-_WIDTHS_IN_EXTENT = 8.0  # a standing person is about eight mean widths tall
+from maskhone.ops.masks import longer_side, mean_width
 
 
 def count_halvings(mask: NDArray[np.bool_], config: BPRConfig) -> int:
@@ -30,35 +29,11 @@ def count_halvings(mask: NDArray[np.bool_], config: BPRConfig) -> int:
     """
     if config.coarsest_side_px == 0 or not mask.any():
         return 0
-    halvings = max(_longer_side(mask) // config.coarsest_side_px, 1).bit_length() - 1
+    halvings = max(longer_side(mask) // config.coarsest_side_px, 1).bit_length() - 1
     width_px = mean_width(mask)
     while halvings and width_px / 2**halvings < config.narrowest_px:
         halvings -= 1
     return halvings
-
-
-def mean_width(mask: NDArray[np.bool_]) -> float:
-    """Measures the mean width of an object in pixels: twice its area by the length of its outline.
-
-    That is the width of a long strand, and half the diameter of a disc.
-
-    Args:
-        mask: `(H, W)` bool, not empty.
-    """
-    found, _ = cv2.findContours(_bytes(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    outline_px = sum(cv2.arcLength(contour, True) for contour in found)
-    return float(2 * np.count_nonzero(mask) / max(outline_px, 1.0))
-
-
-def measure_extent(mask: NDArray[np.bool_]) -> float:
-    """Measures an object by its longer side or, when it is thin, by some multiple of its width.
-
-    Args:
-        mask: `(H, W)` bool; an empty one has an extent of one pixel.
-    """
-    if not mask.any():
-        return 1.0
-    return max(min(_longer_side(mask), _WIDTHS_IN_EXTENT * mean_width(mask)), 1.0)
 
 
 def shrink(array: NDArray[Any], factor: int) -> NDArray[Any]:
@@ -81,12 +56,3 @@ def shrink(array: NDArray[Any], factor: int) -> NDArray[Any]:
     full = cv2.copyMakeBorder(array, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE)
     size_wh = (full.shape[1] // factor, full.shape[0] // factor)
     return cv2.resize(full, size_wh, interpolation=cv2.INTER_AREA)
-
-
-def _longer_side(mask: NDArray[np.bool_]) -> int:
-    _, _, width, height = cv2.boundingRect(_bytes(mask))
-    return max(width, height)
-
-
-def _bytes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(mask).view(np.uint8)

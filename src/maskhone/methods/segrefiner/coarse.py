@@ -64,7 +64,7 @@ def make_coarse(
         >>> square = np.zeros((60, 60), dtype=bool)
         >>> square[10:50, 10:50] = True
         >>> coarse = make_coarse(square, Draws(0))
-        >>> 0.3 < (coarse & square).sum() / (coarse | square).sum() < 1
+        >>> bool(0.3 < (coarse & square).sum() / (coarse | square).sum() < 1)
         True
     """
     rule = rule or CoarseRule()

@@ -9,6 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from maskhone.ops.masks import longer_side, mean_width
+
+_WIDTHS_IN_EXTENT = 8.0  # a standing person is about eight mean widths tall
 _LARGEST_SHIFT = 0.02  # of the object's extent, each way
 _WAVE_RANGE = (0.004, 0.06)  # amplitude of the outline's waves, of the object's extent
 _KERNEL_RANGE = (0.005, 0.05)  # diameter of the morphology kernel, likewise
@@ -23,7 +26,7 @@ def roughen(
     Args:
         mask: `(H, W)` bool.
         random: all randomness comes from here.
-        extent_px: of the object, see `passes.measure_extent`; how far the outline strays is
+        extent_px: of the object, see `measure_extent`; how far the outline strays is
             measured by it.
 
     Returns:
@@ -46,6 +49,17 @@ def roughen(
     if random.random() < 0.7:
         return _lower_resolution(rough, random, extent_px)
     return rough.astype(np.float32)
+
+
+def measure_extent(mask: NDArray[np.bool_]) -> float:
+    """Measures an object by its longer side or, when it is thin, by some multiple of its width.
+
+    Args:
+        mask: `(H, W)` bool; an empty one has an extent of one pixel.
+    """
+    if not mask.any():
+        return 1.0
+    return max(min(longer_side(mask), _WIDTHS_IN_EXTENT * mean_width(mask)), 1.0)
 
 
 def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from maskhone.methods.bpr import collage
-from maskhone.methods.bpr.collage import draw_shape, paste_into
+from maskhone.ops import collage
+from maskhone.ops.collage import draw_shape, paste_into
 
 
 def flat(value, size_hw=(60, 80)):
