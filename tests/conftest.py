@@ -16,6 +16,9 @@ from maskhone.data.coco import to_rle
 from maskhone.engine.weights import save_weights
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork, initialise
+from maskhone.methods.catalogue import METHODS
+from maskhone.methods.segrefiner.config import UNETS, SegRefinerConfig
+from maskhone.methods.segrefiner.network import DenoisingUNet
 
 HEIGHT, WIDTH = 40, 48
 TINY = BPRConfig(network="hrnet18s", patch_px=16, input_px=32)
@@ -29,6 +32,27 @@ def bpr_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     header = {"name": "tiny", "method": "bpr", "licence": "none", "config": asdict(TINY)}
     return save_weights(path, network.state_dict(), header)
+
+
+@pytest.fixture(scope="session")
+def segrefiner_weights(tmp_path_factory):
+    """A weight file of a small SegRefiner network that was never trained."""
+    config = SegRefinerConfig(network="lite", model_px=32, least_area_px=16, surroundings=0.25)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = DenoisingUNet(UNETS[config.network])
+    path = tmp_path_factory.mktemp("weights") / "tiny-diffusion.safetensors"
+    header = {"name": "tiny", "method": "segrefiner", "licence": "none", "config": asdict(config)}
+    return save_weights(path, network.state_dict(), header)
+
+
+@pytest.fixture(scope="session")
+def weights_by_method(bpr_weights, segrefiner_weights):
+    """Weight files of the methods that have weights."""
+    files = {"bpr": bpr_weights, "segrefiner": segrefiner_weights}
+    return {
+        name: files[name.split("-")[0]] for name, method in METHODS.items() if method.uses_weights
+    }
 
 
 @pytest.fixture

@@ -213,12 +213,12 @@ def methods() -> None:
 def list_weights() -> None:
     """List the bundled weights and the published ones that can be imported."""
     from maskhone.engine.weights import list_bundled, read_header
-    from maskhone.methods.bpr.convert import PUBLISHED
+    from maskhone.methods.catalogue import list_published
 
     table = Table("name", "where", "licence", box=None, pad_edge=False)
     for name, path in list_bundled().items():
         table.add_row(name, "bundled", read_header(path).get("licence", ""))
-    for file, name in PUBLISHED.items():
+    for file, name in list_published().items():
         table.add_row(name, f"maskhone weights import {file}", "the authors'")
     out.print(table)
 
@@ -246,9 +246,9 @@ def import_weights(
     ] = None,
 ) -> None:
     """Convert a published checkpoint once; nothing in it is executed."""
-    from maskhone.methods.bpr.convert import import_checkpoint
+    from maskhone.methods.catalogue import import_weights
 
-    out.print(f"wrote {escape(str(import_checkpoint(checkpoint, output, name=name)))}")
+    out.print(f"wrote {escape(str(import_weights(checkpoint, output, name=name)))}")
 
 
 def parse_options(texts: list[str]) -> dict[str, Any]:

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from maskhone.contracts import Refiner
+from maskhone.errors import UsageError, WeightsError
 from maskhone.methods.catalogue import METHODS, load
 
 ODD_SIZES_HW = [(1, 1), (1, 9), (9, 1), (2, 3), (13, 17), (33, 15)]
 
 
 @pytest.fixture(params=METHODS)
-def refiner(request, bpr_weights):
-    if METHODS[request.param].bundled:
-        return load(request.param, weights=bpr_weights, device="cpu", dtype="fp32")
-    return load(request.param)
+def refiner(request, weights_by_method):
+    weights = weights_by_method.get(request.param)
+    return load(request.param, weights=weights, device="cpu", dtype="fp32")
 
 
 @pytest.fixture
@@ -89,11 +89,28 @@ def test_objects_together_are_refined_as_one_by_one(refiner, photo, masks):
     np.testing.assert_allclose(refiner.refine(photo, masks), alone, atol=1e-4)
 
 
-def test_the_batch_size_does_not_matter(bpr_weights, photo, masks):
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.uses_weights])
+def test_the_batch_size_does_not_matter(weights_by_method, photo, masks, name):
     one, many = (
-        load("bpr", weights=bpr_weights, device="cpu", dtype="fp32", batch_size=n).refine(
-            photo, masks
-        )
+        load(
+            name, weights=weights_by_method[name], device="cpu", dtype="fp32", batch_size=n
+        ).refine(photo, masks)
         for n in (1, 32)
     )
     np.testing.assert_allclose(one, many, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.uses_weights])
+def test_weights_of_another_method_are_refused(weights_by_method, name):
+    others = {path for path in weights_by_method.values() if path != weights_by_method[name]}
+    for path in others:
+        with pytest.raises(WeightsError, match="not of"):
+            load(name, weights=path)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, m in METHODS.items() if m.uses_weights and not m.bundled]
+)
+def test_methods_without_bundled_weights_say_how_to_get_some(name):
+    with pytest.raises(UsageError, match="weights import"):
+        load(name)

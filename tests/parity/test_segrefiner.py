@@ -388,9 +388,10 @@ def spy_on(refiner: SegRefiner, seen: dict) -> None:
             seen.setdefault("fine", found[1])
             yield found
 
-    def spied_look(image, is_inside, chosen, scores):
-        plans = look(image, is_inside, chosen, scores)
-        seen["whole"] = scores[0].copy()
+    def spied_look(parts):
+        plans = look(parts)
+        for part in parts:
+            seen["whole"] = part.scores.copy()
         return plans
 
     object.__setattr__(refiner, "_run", spied_run)

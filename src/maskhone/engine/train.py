@@ -57,6 +57,9 @@ class Schedule:
         learning_rate: at the start, after the warm-up.
         min_learning_rate: at the end.
         power: of the polynomial decay.
+        milestones: when given, the rate is multiplied by `milestone_factor` at each of these steps
+            and does not fall otherwise.
+        milestone_factor: see `milestones`.
         warmup_iterations: steps over which the rate rises linearly from zero.
         weight_decay: on all parameters.
         clip_norm: largest gradient norm; 0 does not clip.
@@ -74,6 +77,8 @@ class Schedule:
     learning_rate: float = 0.01
     min_learning_rate: float = 1e-4
     power: float = 0.9
+    milestones: tuple[int, ...] = ()
+    milestone_factor: float = 0.5
     warmup_iterations: int = 0
     weight_decay: float = 5e-4
     clip_norm: float = 0.0
@@ -214,8 +219,19 @@ def _make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optim
     )
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
-    rate = poly_learning_rate(
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Returns the rate of one step.
+
+    Example:
+        >>> schedule = Schedule(iterations=9, batch_size=1, learning_rate=0.4, milestones=(3, 6))
+        >>> [learning_rate(schedule, step) for step in (2, 3, 6)]
+        [0.4, 0.2, 0.1]
+    """
+    if schedule.milestones:
+        passed = sum(step >= milestone for milestone in schedule.milestones)
+        warm = min((step + 1) / max(schedule.warmup_iterations, 1), 1.0)
+        return schedule.learning_rate * schedule.milestone_factor**passed * warm
+    return poly_learning_rate(
         step,
         iterations=schedule.iterations,
         start=schedule.learning_rate,
@@ -223,6 +239,10 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, ste
         power=schedule.power,
         warmup_iterations=schedule.warmup_iterations,
     )
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
+    rate = learning_rate(schedule, step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

@@ -4,13 +4,16 @@ Method names, not classes, are the public face; a method's modules are imported 
 so that listing them needs no torch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskhone.contracts import Refiner
-from maskhone.errors import UsageError
+from maskhone.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,10 @@ class Method:
         use_when: when to choose it.
         load: makes the refiner from weights, device, dtype, batch_size and the method's options.
         train: runs a recipe, or None for a method without training.
-        bundled: name of the weights used when none are named; empty for a method without weights.
+        bundled: name of the weights used when none are named; empty when there are none.
+        uses_weights: whether it has weights at all.
+        published: the authors' files and our names for them.
+        import_checkpoint: converts one of those files, or None.
     """
 
     summary: str
@@ -32,6 +38,9 @@ class Method:
     load: Callable[..., Refiner]
     train: Callable[..., Path] | None = None
     bundled: str = ""
+    uses_weights: bool = False
+    published: Mapping[str, str] = field(default_factory=dict)
+    import_checkpoint: Callable[..., Path] | None = None
 
 
 def load(
@@ -62,27 +71,63 @@ def load(
 
     Example:
         >>> sorted(METHODS)
-        ['bpr', 'crf', 'grabcut', 'guided']
+        ['bpr', 'crf', 'grabcut', 'guided', 'segrefiner-hr', 'segrefiner-lr']
     """
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; expected 1 or more")
-    return METHODS[name].load(
+    method = METHODS[name]
+    if weights is not None and not method.uses_weights:
+        raise UsageError(f"{name} uses no weights, but was given {weights}; leave them out")
+    if weights is None and method.uses_weights:
+        weights = method.bundled
+        if not weights:
+            raise UsageError(
+                f"{name} has no bundled weights; convert the authors' with: maskhone weights "
+                f"import {next(iter(method.published))}, and name the file with --weights"
+            )
+    return method.load(
         weights=weights, device=device, dtype=dtype, batch_size=batch_size, **options
     )
 
 
+def import_weights(path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
+    """Converts an authors' checkpoint to a maskhone weight file; returns its path.
+
+    Args:
+        path: the checkpoint; what it is is told by its name, or by `name`.
+        out: file to write; by default `<name>.safetensors` beside the checkpoint.
+        name: one of our names of published weights.
+
+    Raises:
+        UsageError: neither the file's name nor `name` is known.
+        WeightsError: damaged, not plain tensors, or weights of another network.
+    """
+    known = list_published()
+    wanted = name or known.get(path.name)
+    for method in METHODS.values():
+        if method.import_checkpoint is not None and wanted in method.published.values():
+            return method.import_checkpoint(path, out, name=wanted)
+    raise UsageError(
+        f"{name or path.name}: not one of the released files ({', '.join(known)}); "
+        f"say which with --name: {', '.join(known.values())}"
+    )
+
+
+def list_published() -> dict[str, str]:
+    """Lists the authors' files that can be imported, and our names for them."""
+    return {file: name for method in METHODS.values() for file, name in method.published.items()}
+
+
 def _load_bpr(
-    *, weights: str | Path | None, device: str, dtype: str, batch_size: int, **options: Any
+    *, weights: str | Path, device: str, dtype: str, batch_size: int, **options: Any
 ) -> Refiner:
     from maskhone.engine.infer import choose_device, choose_dtype
-    from maskhone.engine.weights import find_weights, load_weights
     from maskhone.methods.bpr.config import BPRConfig
     from maskhone.methods.bpr.refine import BPRRefiner, build_network
 
-    path = find_weights(weights or METHODS["bpr"].bundled)
-    state, header = load_weights(path)
+    path, state, header = _open_weights(weights, "bpr")
     config = _with_options(BPRConfig(**header["config"]), options)
     chosen = choose_device(device)
     return BPRRefiner(
@@ -100,30 +145,88 @@ def _train_bpr(recipe: dict[str, Any], **run: Any) -> Path:
     return train(recipe, **run)
 
 
-def _load_guided(*, weights: str | Path | None, **options: Any) -> Refiner:
+def _import_bpr(path: Path, out: Path | None, *, name: str) -> Path:
+    from maskhone.methods.bpr.convert import import_checkpoint
+
+    return import_checkpoint(path, out, name=name)
+
+
+def _load_segrefiner(
+    *, weights: str | Path, device: str, dtype: str, batch_size: int, **options: Any
+) -> Refiner:
+    from maskhone.engine.infer import choose_device, choose_dtype
+    from maskhone.methods.segrefiner.config import SegRefinerConfig
+    from maskhone.methods.segrefiner.refine import SegRefiner, build_network
+
+    path, state, header = _open_weights(weights, "segrefiner")
+    config = _with_options(SegRefinerConfig(**header["config"]), options)
+    chosen = choose_device(device)
+    return SegRefiner(
+        network=build_network(state, config, source=str(path)).to(chosen),
+        config=config,
+        device=chosen,
+        dtype=choose_dtype(dtype, chosen),
+        batch_size=batch_size,
+    )
+
+
+def _load_segrefiner_lr(**options: Any) -> Refiner:
+    return _load_segrefiner(**{"scope": "objects", **options})
+
+
+def _load_segrefiner_hr(**options: Any) -> Refiner:
+    return _load_segrefiner(**{"scope": "picture", **options})
+
+
+def _train_segrefiner(recipe: dict[str, Any], **run: Any) -> Path:
+    from maskhone.methods.segrefiner.train import train
+
+    return train(recipe, **run)
+
+
+def _import_segrefiner(path: Path, out: Path | None, *, name: str) -> Path:
+    from maskhone.methods.segrefiner.convert import import_checkpoint
+
+    return import_checkpoint(path, out, name=name)
+
+
+def _load_guided(**options: Any) -> Refiner:
     from maskhone.methods.classic.guided import GuidedRefiner
 
-    return _load_weight_free(GuidedRefiner(), weights, options)
+    return _load_weight_free(GuidedRefiner(), **options)
 
 
-def _load_grabcut(*, weights: str | Path | None, **options: Any) -> Refiner:
+def _load_grabcut(**options: Any) -> Refiner:
     from maskhone.methods.classic.grabcut import GrabCutRefiner
 
-    return _load_weight_free(GrabCutRefiner(), weights, options)
+    return _load_weight_free(GrabCutRefiner(), **options)
 
 
-def _load_crf(*, weights: str | Path | None, **options: Any) -> Refiner:
+def _load_crf(**options: Any) -> Refiner:
     from maskhone.methods.classic.crf import CRFRefiner
 
-    return _load_weight_free(CRFRefiner(), weights, options)
+    return _load_weight_free(CRFRefiner(), **options)
 
 
-def _load_weight_free(default: Any, weights: str | Path | None, options: dict[str, Any]) -> Refiner:
-    if weights is not None:
-        raise UsageError(f"this method uses no weights, but was given {weights}; leave them out")
-    own = {k: v for k, v in options.items() if k not in ("device", "dtype", "batch_size")}
-    refiner: Refiner = _with_options(default, own)
+def _load_weight_free(
+    default: Any, *, weights: None, device: str, dtype: str, batch_size: int, **options: Any
+) -> Refiner:
+    """Sets the options; where and in what batches to compute means nothing here."""
+    refiner: Refiner = _with_options(default, options)
     return refiner
+
+
+def _open_weights(
+    weights: str | Path, method: str
+) -> tuple[Path, dict[str, "Tensor"], dict[str, Any]]:
+    """Reads a weight file that must belong to a method."""
+    from maskhone.engine.weights import find_weights, load_weights
+
+    path = find_weights(weights)
+    state, header = load_weights(path)
+    if header.get("method") != method:
+        raise WeightsError(f"{path}: these are weights of {header.get('method')}, not of {method}")
+    return path, state, header
 
 
 def _with_options(config: Any, options: dict[str, Any]) -> Any:
@@ -153,6 +256,33 @@ METHODS: dict[str, Method] = {
         load=_load_bpr,
         train=_train_bpr,
         bundled="bpr_hrnet18s_128.ccp-davis",
+        uses_weights=True,
+        published={
+            "hrnet48_256-cbf4922c.pth": "bpr_hrnet48_256.cityscapes",
+            "hrnet18s_128-24055c80.pth": "bpr_hrnet18s_128.cityscapes",
+            "hrnet18s_coco-c172955f.pth": "bpr_hrnet18s_128.coco",
+        },
+        import_checkpoint=_import_bpr,
+    ),
+    "segrefiner-lr": Method(
+        summary="SegRefiner: discrete diffusion over each object, seen at 256 px",
+        needs="the authors' weights (maskhone weights import); a GPU, or patience",
+        use_when="instances, also with large errors",
+        load=_load_segrefiner_lr,
+        train=_train_segrefiner,
+        uses_weights=True,
+        published={"segrefiner_lr_latest.pth": "segrefiner_lr"},
+        import_checkpoint=_import_segrefiner,
+    ),
+    "segrefiner-hr": Method(
+        summary="SegRefiner: the whole picture first, then uncertain parts at full size",
+        needs="the authors' weights (maskhone weights import); a GPU, or patience",
+        use_when="one main object in a large picture, fine detail",
+        load=_load_segrefiner_hr,
+        train=_train_segrefiner,
+        uses_weights=True,
+        published={"segrefiner_hr_latest.pth": "segrefiner_hr"},
+        import_checkpoint=_import_segrefiner,
     ),
     "guided": Method(
         summary="guided filter: snaps a soft mask to the edges of the picture",

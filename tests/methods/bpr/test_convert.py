@@ -7,9 +7,10 @@ import torch
 from maskhone.engine.weights import load_weights
 from maskhone.errors import UsageError, WeightsError
 from maskhone.methods.bpr.config import PRESETS
-from maskhone.methods.bpr.convert import PUBLISHED, import_checkpoint, load_imagenet_backbone
+from maskhone.methods.bpr.convert import import_checkpoint, load_imagenet_backbone
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork
 from maskhone.methods.bpr.refine import build_network
+from maskhone.methods.catalogue import METHODS
 
 SMALL = "bpr_hrnet18s_128.coco"
 LARGE = "bpr_hrnet48_256.cityscapes"
@@ -73,7 +74,7 @@ def test_a_checkpoint_of_the_other_network_is_refused(tmp_path, small_state):
 def test_a_name_whose_hash_does_not_match_is_refused(tmp_path, small_state):
     path = save_as_published(tmp_path / "hrnet18s_coco-c172955f.pth", small_state)
     with pytest.raises(WeightsError, match="c172955f"):
-        import_checkpoint(path)
+        import_checkpoint(path, name=SMALL)
 
 
 def test_a_name_whose_hash_matches_is_taken(tmp_path, small_state):
@@ -101,7 +102,7 @@ def test_an_unknown_preset_is_refused(tmp_path):
 
 
 def test_every_published_file_has_a_preset():
-    assert set(PUBLISHED.values()) == set(PRESETS)
+    assert set(METHODS["bpr"].published.values()) == set(PRESETS)
 
 
 def test_an_imagenet_backbone_leaves_the_mask_stem_fresh(tmp_path, small_state):

@@ -23,41 +23,33 @@ from maskhone.errors import UsageError
 from maskhone.methods.bpr.config import PRESETS
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork
 
-PUBLISHED = {
-    "hrnet48_256-cbf4922c.pth": "bpr_hrnet48_256.cityscapes",
-    "hrnet18s_128-24055c80.pth": "bpr_hrnet18s_128.cityscapes",
-    "hrnet18s_coco-c172955f.pth": "bpr_hrnet18s_128.coco",
-}
-"""The authors' released files (BPR section 0)."""
 
-
-def import_checkpoint(path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
+def import_checkpoint(path: Path, out: Path | None = None, *, name: str) -> Path:
     """Converts a published BPR checkpoint to a maskhone weight file; returns its path.
 
     Args:
         path: the authors' `.pth`. Released names end with the first 8 digits of their sha256,
             which is checked.
         out: file to write; by default `<name>.safetensors` beside the input.
-        name: one of `PRESETS` when the file name does not tell.
+        name: one of `PRESETS`.
 
     Raises:
         WeightsError: damaged file, not plain tensors, or keys of another network.
     """
-    preset = name or _guess_preset(path)
-    if preset not in PRESETS:
-        raise UsageError(f"{preset!r} is no BPR configuration; known: {', '.join(PRESETS)}")
+    if name not in PRESETS:
+        raise UsageError(f"{name!r} is no BPR configuration; known: {', '.join(PRESETS)}")
     check_released_hash(path)
-    config = PRESETS[preset]
+    config = PRESETS[name]
     state = read_state_dict(path)
     check_keys(path, state, BPRNetwork(HRNETS[config.network]).state_dict())
     header = {
-        "name": preset,
+        "name": name,
         "method": "bpr",
         "licence": "as published by the authors",
         "config": asdict(config),
         "source": f"tinyalpha/BPR, {path.name}",
     }
-    return save_weights(out or path.with_name(f"{preset}.safetensors"), state, header, half=False)
+    return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)
 
 
 def load_imagenet_backbone(network: BPRNetwork, path: Path) -> None:
@@ -69,12 +61,3 @@ def load_imagenet_backbone(network: BPRNetwork, path: Path) -> None:
     found = {k: v for k, v in read_state_dict(path).items() if k in own}
     check_keys(path, found, {k: v for k, v in own.items() if k != "conv_mask.weight"})
     network.backbone.load_state_dict(found, strict=False)
-
-
-def _guess_preset(path: Path) -> str:
-    if path.name in PUBLISHED:
-        return PUBLISHED[path.name]
-    raise UsageError(
-        f"{path.name}: not one of the released files ({', '.join(PUBLISHED)}); "
-        f"say which with --name: {', '.join(PRESETS)}"
-    )

@@ -10,7 +10,7 @@ from maskhone.methods.segrefiner.network import UNetSpec
 UNETS = {
     "published": UNetSpec(),
     "lite": UNetSpec(
-        model_channels=32, channel_mult=(1, 2, 2, 4), num_res_blocks=1, attention_strides=(8,)
+        model_channels=32, channel_mult=(1, 1, 2, 2, 4), num_res_blocks=1, attention_strides=(16,)
     ),
 }
 """`published`: 118.6 M parameters (SegRefiner section 2.1). `lite`: the same family for a CPU."""
@@ -33,8 +33,11 @@ class SegRefinerConfig:
         least_area_px: smaller objects stay as they are; 512 as published.
         fades_at_crop: let an object fade out at the border of its crop, as the original's zero
             padding does. Differs: by default objects reach the image border whole.
+        surroundings: with scope `picture`, look at the object's box widened by this share of its
+            longer side each way, and not at the whole picture; 0 as published. Differs: objects
+            that are small in their picture are seen large.
         nearest: shrink and enlarge the picture by picking pixels, as the original.
-            Differs: by default bilinear, with antialiasing on the way down.
+            Differs: otherwise bilinear, with antialiasing on the way down.
         fine_share: a pixel is uncertain when its probability of being fine is below this share of
             the highest one; 0.9 as published.
         nms_iou: of the patches at full size; 0.3 as published.
@@ -53,6 +56,7 @@ class SegRefinerConfig:
     context_px: int = 20
     least_area_px: int = 512
     fades_at_crop: bool = False
+    surroundings: float = 0.0
     nearest: bool = False
     fine_share: float = 0.9
     nms_iou: float = 0.3
@@ -73,6 +77,7 @@ class SegRefinerConfig:
         for name in ("context_px", "least_area_px", "max_patches", "seed"):
             value = getattr(self, name)
             _require(value >= 0, name, value, "0 or more")
+        _require(self.surroundings >= 0, "surroundings", self.surroundings, "0 or more")
         for name in ("fine_share", "nms_iou"):
             value = getattr(self, name)
             _require(0 <= value <= 1, name, value, "a number from 0 to 1")
@@ -88,8 +93,8 @@ def _require(is_met: bool, name: str, received: object, expected: str) -> None:
         raise UsageError(f"{name} is {received!r}; expected {expected}")
 
 
-PUBLISHED = {
+PRESETS = {
     "segrefiner_lr": SegRefinerConfig(),
-    "segrefiner_hr": SegRefinerConfig(scope="picture"),
+    "segrefiner_hr": SegRefinerConfig(scope="picture", nearest=True),
 }
 """The published checkpoints by our names."""

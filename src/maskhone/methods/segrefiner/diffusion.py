@@ -56,6 +56,25 @@ class DiffusionSchedule:
         return ratio
 
 
+class SeededNoise:
+    """Uniform numbers whose every row depends on its seed and on nothing else.
+
+    Args:
+        seeds: `(B, ...)` one number, or several, for each row of a batch.
+        device: where the numbers are wanted; they are drawn on the CPU, alike everywhere.
+    """
+
+    def __init__(self, seeds: Sequence[int | Sequence[int]], device: torch.device) -> None:
+        self.device = device
+        mixed = [np.random.SeedSequence(seed).generate_state(1)[0] for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in mixed]
+
+    def __call__(self, shape: torch.Size) -> Tensor:
+        """Draws `(B, ...)` float32 in [0, 1)."""
+        rows = [torch.rand(shape[1:], generator=generator) for generator in self.generators]
+        return torch.stack(rows).to(self.device)
+
+
 def choose_steps(schedule: DiffusionSchedule, count: int, *, truncates: bool) -> list[int]:
     """Lists the steps of a reverse run, from the coarsest down.
 

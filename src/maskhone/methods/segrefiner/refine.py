@@ -14,7 +14,7 @@ from maskhone.contracts import FOREGROUND, Boxes, Image, Scores
 from maskhone.engine.infer import run_batched
 from maskhone.errors import WeightsError
 from maskhone.methods.segrefiner.config import UNETS, SegRefinerConfig
-from maskhone.methods.segrefiner.diffusion import Noise, choose_steps, run_backwards
+from maskhone.methods.segrefiner.diffusion import Noise, SeededNoise, choose_steps, run_backwards
 from maskhone.methods.segrefiner.network import DenoisingUNet
 from maskhone.methods.segrefiner.objects import crop_object, paste_object, plan_crops
 from maskhone.methods.segrefiner.pictures import (
@@ -23,28 +23,10 @@ from maskhone.methods.segrefiner.pictures import (
     find_uncertain,
     shrink_picture,
 )
+from maskhone.ops.masks import longer_side, surround
 from maskhone.ops.patches import crop, paste_average
 
 _LEAST_PICTURE_AREA_PX = 128  # SegRefiner section 5, step 0
-
-
-class SeededNoise:
-    """Uniform numbers whose every row depends on a seed and on what the row is, and nothing else.
-
-    Args:
-        seed: of the run.
-        keys: `(B,)` one number for each row of a batch.
-        device: where the numbers are wanted; they are drawn on the CPU, alike everywhere.
-    """
-
-    def __init__(self, seed: int, keys: Sequence[int], device: torch.device) -> None:
-        self.device = device
-        self.generators = [torch.Generator().manual_seed(seed * 2**32 + key) for key in keys]
-
-    def __call__(self, shape: torch.Size) -> Tensor:
-        """Draws `(B, ...)` float32 in [0, 1)."""
-        rows = [torch.rand(shape[1:], generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,42 +80,51 @@ class SegRefiner:
         is_large = np.count_nonzero(is_inside, axis=(1, 2)) > _LEAST_PICTURE_AREA_PX
         if self.config.drops_small:
             scores[~is_large] = 0
-        chosen = np.flatnonzero(is_large).tolist()
-        plans = self._look_at_whole(image, is_inside, chosen, scores)
+        parts = [self._look_about(image, is_inside[i], scores[i]) for i in np.flatnonzero(is_large)]
+        plans = self._look_at_whole(parts)
 
         def items() -> Iterator[tuple[NDArray[Any], ...]]:
-            for i, boxes in zip(chosen, plans, strict=True):
+            for part, boxes in zip(parts, plans, strict=True):
                 for box in boxes:
-                    inside = crop(scores[i], box[None])[0] >= FOREGROUND
-                    yield self._item(crop(image, box[None])[0].astype(np.float32), inside)
+                    inside = crop(part.scores, box[None])[0] >= FOREGROUND
+                    yield self._item(crop(part.image, box[None])[0].astype(np.float32), inside)
 
         refined = self._run(self._steps[-1:], items())
         patches = [[next(refined)[0] for _ in boxes] for boxes in plans]
-        for i, boxes, found in zip(chosen, plans, patches, strict=True):
+        for part, boxes, found in zip(parts, plans, patches, strict=True):
             if found:
-                mean, is_covered = paste_average(np.stack(found), boxes, scores[i].shape)
-                np.copyto(scores[i], mean, where=is_covered)
+                mean, is_covered = paste_average(np.stack(found), boxes, part.scores.shape)
+                np.copyto(part.scores, mean, where=is_covered)
         return scores
 
-    def _look_at_whole(
-        self, image: NDArray[Any], is_inside: NDArray[np.bool_], chosen: list[int], scores: Scores
-    ) -> list[Boxes]:
-        """Refines shrunken pictures, writes the result into `scores`, plans patches of each."""
-        config, size_hw = self.config, image.shape[:2]
-        small = shrink_picture(image, config)
+    def _look_about(
+        self, image: NDArray[Any], is_inside: NDArray[np.bool_], scores: NDArray[np.float32]
+    ) -> "Part":
+        """Takes the surroundings of an object, or the whole picture."""
+        if self.config.surroundings == 0:
+            return Part(image=image, is_inside=is_inside, scores=scores)
+        margin_px = round(self.config.surroundings * longer_side(is_inside))
+        window = surround(is_inside, margin_px)
+        assert window is not None
+        return Part(image=image[window], is_inside=is_inside[window], scores=scores[window])
+
+    def _look_at_whole(self, parts: list["Part"]) -> list[Boxes]:
+        """Refines shrunken parts, writes the result into their scores, plans patches of each."""
+        config = self.config
 
         def items() -> Iterator[tuple[NDArray[Any], ...]]:
-            for i in chosen:
-                mask = shrink_picture(is_inside[i, ..., None], config)[..., 0] >= FOREGROUND
-                yield self._item(small, mask)
+            for part in parts:
+                mask = shrink_picture(part.is_inside[..., None], config)[..., 0] >= FOREGROUND
+                yield self._item(shrink_picture(part.image, config), mask)
 
         plans = []
         *first, last = self._steps
         refined = self._run(first, items(), leads_to=last)
-        for i, (probability, fine) in zip(chosen, refined, strict=True):
-            scores[i] = enlarge_map(probability, size_hw, config)
+        for part, (probability, fine) in zip(parts, refined, strict=True):
+            size_hw = part.scores.shape
+            part.scores[:] = enlarge_map(probability, size_hw, config)
             boxes, uncertainty = find_uncertain(fine, size_hw, config)
-            plans.append(choose_patches(boxes, uncertainty, scores[i] >= FOREGROUND, config))
+            plans.append(choose_patches(boxes, uncertainty, part.scores >= FOREGROUND, config))
         return plans
 
     @property
@@ -162,7 +153,7 @@ class SegRefiner:
             noise = (
                 self.make_noise(keys)
                 if self.make_noise
-                else SeededNoise(self.config.seed, keys, self.device)
+                else SeededNoise([(self.config.seed, key) for key in keys], self.device)
             )
             rgb = self.network.normalise(rgb_BSS3.permute(0, 3, 1, 2))
             found = run_backwards(
@@ -185,6 +176,21 @@ class SegRefiner:
             input_B4SS.contiguous(memory_format=torch.channels_last), step_B
         )
         return logits.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The part of a picture in which one object is refined; views, so writing shows.
+
+    Attributes:
+        image: `(h, w, 3)`.
+        is_inside: `(h, w)` the coarse mask.
+        scores: `(h, w)` written to.
+    """
+
+    image: NDArray[Any]
+    is_inside: NDArray[np.bool_]
+    scores: NDArray[np.float32]
 
 
 def build_network(
