@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 import maskhone
 from maskhone import cli
 from maskhone.engine.weights import load_weights
 from maskhone.errors import UsageError
+from maskhone.ops.masks import near_outline
 from maskhone.pipelines.evaluate import evaluate_files
 from maskhone.pipelines.refine import refine_files
 from maskhone.pipelines.train import train_recipe
@@ -154,3 +157,24 @@ def test_an_option_is_read_as_toml_or_text(text, value):
 def test_an_option_without_name_or_value_is_refused(text):
     with pytest.raises(UsageError, match="NAME=VALUE"):
         cli.parse_options([text])
+
+
+def test_a_band_limits_what_may_change(run_cli, folders):
+    paths = [folders.images / "a.png", folders.masks / "a.png", "-o"]
+    for name, band in (("wide", 0), ("narrow", 1)):
+        out = folders.out / f"{name}.png"
+        assert run_cli("refine", *paths, out, "--method", "grabcut", "--band", band).code == 0
+    coarse, wide, narrow = (
+        np.asarray(PIL.Image.open(path)) > 127
+        for path in (paths[1], folders.out / "wide.png", folders.out / "narrow.png")
+    )
+    assert 0 < np.count_nonzero(narrow != coarse) < np.count_nonzero(wide != coarse)
+    is_near = near_outline(coarse, 1)
+    assert not ((narrow != coarse) & ~is_near).any()
+
+
+def test_a_negative_band_is_misuse(run_cli, folders):
+    paths = [folders.images, folders.masks, "-o", folders.out]
+    said = run_cli("refine", *paths, "--method", "guided", "--band", -3)
+    assert said.code == 2
+    assert "-3 px" in said.err

@@ -82,6 +82,14 @@ def refine(
     guard: Annotated[
         bool, typer.Option(help="Keep the coarse mask where the refined one strays.")
     ] = False,
+    band_px: Annotated[
+        int,
+        typer.Option(
+            "--band",
+            metavar="PX",
+            help="Change nothing further than this from the outline; 0: no limit.",
+        ),
+    ] = 0,
     binary: Annotated[bool, typer.Option(help="Cut probabilities at one half.")] = False,
     scores: Annotated[bool, typer.Option(help="Also keep the probabilities.")] = False,
     recompute_boxes: Annotated[
@@ -114,6 +122,7 @@ def refine(
             format=format,
             image_list=image_list,
             guard=guard,
+            band_px=band_px,
             binary=binary,
             scores=scores,
             recompute_boxes=recompute_boxes,

@@ -7,8 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
+from maskhone.errors import UsageError
 from maskhone.methods.catalogue import load
-from maskhone.ops.guard import keep_coarse_where_strayed
+from maskhone.ops.guard import keep_coarse_beyond_band, keep_coarse_where_strayed
 from maskhone.ops.masks import from_scores, to_scores
 
 
@@ -21,6 +22,7 @@ def refine(
     device: str = "auto",
     dtype: str = "auto",
     guard: bool = False,
+    band_px: int = 0,
     **options: Any,
 ) -> NDArray[Any]:
     """Refines one mask or many of one picture; the result is of the kind that went in.
@@ -34,6 +36,7 @@ def refine(
         device: `auto`, `cpu`, `cuda`, ...
         dtype: `auto`, `fp32`, `bf16`, `fp16`.
         guard: keep the coarse mask where the refined one strays.
+        band_px: when positive, change nothing further than this from the coarse outline.
         options: fields of the method's configuration.
 
     Returns:
@@ -56,14 +59,27 @@ def refine(
     refiner = _load_once(
         method, str(weights) if weights else None, device, dtype, tuple(sorted(options.items()))
     )
-    refined = refine_scores(refiner, image, stack, guard=guard)
+    refined = refine_scores(refiner, image, stack, guard=guard, band_px=band_px)
     return from_scores(refined.reshape(scores.shape), kind)
 
 
-def refine_scores(refiner: Refiner, image: Image, masks: Scores, *, guard: bool = False) -> Scores:
+def refine_scores(
+    refiner: Refiner, image: Image, masks: Scores, *, guard: bool = False, band_px: int = 0
+) -> Scores:
     """Refines checked `(N, H, W)` scores, keeping the coarse mask where asked and needed."""
+    check_band(band_px)
     refined = refiner.refine(image, masks)
+    if band_px:
+        refined = keep_coarse_beyond_band(masks, refined, band_px=band_px)
     return keep_coarse_where_strayed(masks, refined) if guard else refined
+
+
+def check_band(band_px: int) -> None:
+    """Refuses a negative width; 0 stands for no limit."""
+    if band_px < 0:
+        raise UsageError(
+            f"the band is {band_px} px; expected a number of pixels, or 0 for no limit"
+        )
 
 
 @lru_cache(maxsize=2)

@@ -43,7 +43,7 @@ from maskhone.data.folder import (
 from maskhone.data.images import read_image, read_pair, write_image, write_mask
 from maskhone.errors import InputError, MaskhoneError, UsageError
 from maskhone.methods.catalogue import load
-from maskhone.pipelines.arrays import refine_scores
+from maskhone.pipelines.arrays import check_band, refine_scores
 from maskhone.pipelines.figure import write_comparison
 
 PIXELS_AT_ONCE = 64_000_000
@@ -79,6 +79,7 @@ class _Settings:
     method: str
     weights: str | None
     guard: bool
+    band_px: int
     binary: bool
     scores: bool
     dtype: str
@@ -115,7 +116,10 @@ class _Run:
         )
 
     def refine(self, image: Image, masks: Scores) -> Scores:
-        return refine_scores(self.refiner, image, masks, guard=self.settings.guard)
+        settings = self.settings
+        return refine_scores(
+            self.refiner, image, masks, guard=settings.guard, band_px=settings.band_px
+        )
 
     def write_figure(self, name: str, image: Image, coarse: Scores, refined: Scores) -> None:
         if self.compare is not None:
@@ -132,6 +136,7 @@ def refine_files(
     format: str = "auto",
     image_list: Path | None = None,
     guard: bool = False,
+    band_px: int = 0,
     binary: bool = False,
     scores: bool = False,
     recompute_boxes: bool = False,
@@ -156,6 +161,7 @@ def refine_files(
         format: `auto`, `folder`, `coco` or `cityscapes`; auto goes by what `masks` is.
         image_list: COCO json whose `images` name the files of image ids.
         guard: keep the coarse mask where the refined one strays.
+        band_px: when positive, change nothing further than this from the coarse outline.
         binary: cut probabilities at one half.
         scores: also keep the probabilities: 16-bit PNG or float arrays, in `<output>-scores`.
         recompute_boxes: COCO: make bbox and area follow the refined mask.
@@ -175,6 +181,7 @@ def refine_files(
         UsageError: the call contradicts itself.
         InputError: nothing can be done at all, or the one picture failed.
     """
+    check_band(band_px)
     run = _Run(
         images=images,
         masks=masks,
@@ -183,6 +190,7 @@ def refine_files(
             method=method,
             weights=weights,
             guard=guard,
+            band_px=band_px,
             binary=binary,
             scores=scores,
             dtype=dtype,
