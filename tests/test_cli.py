@@ -16,6 +16,7 @@ from maskhone import cli
 from maskhone.engine.weights import load_weights
 from maskhone.errors import UsageError
 from maskhone.ops.masks import near_outline
+from maskhone.pipelines.coarse import make_coarse_files
 from maskhone.pipelines.evaluate import evaluate_files
 from maskhone.pipelines.refine import refine_files
 from maskhone.pipelines.train import train_recipe
@@ -44,7 +45,12 @@ def run_python(code):
 
 @pytest.mark.parametrize(
     ("command", "function"),
-    [(cli.refine, refine_files), (cli.evaluate, evaluate_files), (cli.train, train_recipe)],
+    [
+        (cli.refine, refine_files),
+        (cli.evaluate, evaluate_files),
+        (cli.train, train_recipe),
+        (cli.coarse, make_coarse_files),
+    ],
 )
 def test_the_flags_are_the_parameters_of_the_function(command, function):
     flags, parameters = list_parameters(command), list_parameters(function)

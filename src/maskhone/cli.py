@@ -74,7 +74,7 @@ def refine(
         str | None, typer.Option(help="A weight file or a bundled name (maskhone weights list).")
     ] = None,
     format: Annotated[
-        str, typer.Option(help="auto, folder, coco or cityscapes: what MASKS is.")
+        str, typer.Option(help="auto, folder, coco, cityscapes or big: what MASKS is.")
     ] = "auto",
     image_list: Annotated[
         Path | None, typer.Option(help="COCO json whose `images` name the files of image ids.")
@@ -144,7 +144,7 @@ def refine(
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Folder of masks, or COCO results json.")],
     target: Annotated[Path, typer.Argument(help="Ground truth of the same form.")],
-    format: Annotated[str, typer.Option(help="auto, folder, coco or cityscapes.")] = "auto",
+    format: Annotated[str, typer.Option(help="auto, folder, coco, cityscapes or big.")] = "auto",
     coarse: Annotated[
         Path | None, typer.Option(help="The masks before refinement, scored beside.")
     ] = None,
@@ -154,6 +154,10 @@ def evaluate(
     target_value: Annotated[
         int | None,
         typer.Option(help="The object is where the target has this number; 255 ignored."),
+    ] = None,
+    coco_images: Annotated[
+        Path | None,
+        typer.Option(help="COCO json: TARGET is LVIS, score COCO's categories on its images."),
     ] = None,
     per_mask: Annotated[Path | None, typer.Option(help="Write a CSV with a line per mask.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
@@ -169,6 +173,7 @@ def evaluate(
             coarse=coarse,
             ids=ids,
             target_value=target_value,
+            coco_images=coco_images,
             per_mask=per_mask,
             on_progress=on_progress,
         )
@@ -205,6 +210,29 @@ def train(
             on_progress=on_progress,
         )
     out.print(escape(line), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def coarse(
+    masks: Annotated[Path, typer.Argument(help="Folder of clean masks.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for coarse ones.")],
+    fill_holes: Annotated[bool, typer.Option(help="Close the holes of each mask first.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed makes other masks.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Leave files alone that are there.")] = False,
+) -> None:
+    """Make coarse masks out of clean ones, to train on."""
+    from maskhone.pipelines.coarse import make_coarse_files
+
+    with _progress("making") as on_progress:
+        problems = make_coarse_files(
+            masks,
+            output,
+            fill_holes=fill_holes,
+            seed=seed,
+            resume=resume,
+            on_progress=on_progress,
+        )
+    _finish(tuple(problems))
 
 
 @app.command()

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, describe_size_mismatch
+from maskhone.data.big import index_big_masks
 from maskhone.data.cityscapes import CITYSCAPES_LABELS, Detection, read_detections
 from maskhone.data.coco import from_rle, load_json, load_results, to_rle
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES, MaskFile, read_label_map, read_mask
+from maskhone.data.lvis import to_coco
 from maskhone.errors import InputError, UsageError
 from maskhone.metrics.average_precision import average_precision
 from maskhone.metrics.boundary import BoundaryScores
@@ -60,6 +62,7 @@ def evaluate_files(
     coarse: Path | None = None,
     ids: Path | None = None,
     target_value: int | None = None,
+    coco_images: Path | None = None,
     per_mask: Path | None = None,
     on_progress: Progress | None = None,
 ) -> EvaluationReport:
@@ -68,11 +71,14 @@ def evaluate_files(
     Args:
         prediction: folder of mask files, COCO results json, or Cityscapes prediction folder.
         target: folder of mask files of the same names, COCO ground-truth json, or folder of
-            `*_gtFine_instanceIds.png`.
-        format: `auto`, `folder`, `coco` or `cityscapes`; auto goes by what `prediction` is.
+            `*_gtFine_instanceIds.png`. A COCO or LVIS json is told by its content.
+        format: `auto`, `folder`, `coco`, `cityscapes` or `big` (`NAME_refine.png` or `NAME_seg.png`
+            against `NAME_gt.png`); auto goes by what `prediction` is.
         coarse: the masks before refinement, of the same form.
         ids: text file, one id (file stem) a line; only these are scored.
         target_value: the object is where the target has this number; pixels of 255 are ignored.
+        coco_images: COCO ground-truth json; the target is LVIS, the results have COCO's
+            categories, and only the images of this json are scored (AP*).
         per_mask: CSV to write, one line per mask (folders only).
         on_progress: called with finished and planned masks.
 
@@ -92,18 +98,25 @@ def evaluate_files(
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")
     form = _find_form(prediction, format)
-    if form != "folder" and (ids or per_mask or target_value is not None):
+    is_folder = form in ("folder", "big")
+    if not is_folder and (ids or per_mask or target_value is not None):
         raise UsageError("--ids, --per-mask and --target-value go with folders of masks only")
+    if form != "coco" and coco_images is not None:
+        raise UsageError("--coco-images goes with json only")
     if form == "coco":
-        return _with_difference([_score_coco(k, p, target) for k, p in sets.items()], ())
+        truth = load_json(target)
+        if coco_images is not None:
+            truth = to_coco(truth, load_json(coco_images))
+        return _with_difference([_score_coco(k, p, truth) for k, p in sets.items()], ())
     if form == "cityscapes":
         return _with_difference([_score_cityscapes(k, p, target) for k, p in sets.items()], ())
-    return _score_folders(sets, target, ids, target_value, per_mask, on_progress)
+    index = index_big_masks if form == "big" else _index
+    return _score_folders(sets, target, ids, target_value, per_mask, on_progress, index)
 
 
 def _find_form(prediction: Path, asked: str) -> str:
-    if asked not in ("auto", "folder", "coco", "cityscapes"):
-        raise UsageError(f"format is {asked!r}; expected auto, folder, coco or cityscapes")
+    if asked not in ("auto", "folder", "coco", "cityscapes", "big"):
+        raise UsageError(f"format is {asked!r}; expected auto, folder, coco, cityscapes or big")
     if asked != "auto":
         return asked
     return "coco" if prediction.suffix.lower() == ".json" else "folder"
@@ -138,10 +151,11 @@ def _score_folders(
     target_value: int | None,
     per_mask: Path | None,
     on_progress: Progress | None,
+    index: Callable[[Path], dict[str, Path]],
 ) -> EvaluationReport:
-    truths = _index(target)
+    truths = index(target)
     tallies = {kind: _Tally() for kind in sets}
-    files = {kind: _index(folder) for kind, folder in sets.items()}
+    files = {kind: index(folder) for kind, folder in sets.items()}
     names = _read_ids(ids) if ids else sorted(truths.keys() | files[next(reversed(sets))].keys())
     problems = []
     for done, name in enumerate(names, start=1):
@@ -228,9 +242,8 @@ def _pair(
     return name, mask, truth, ignore
 
 
-def _score_coco(name: str, prediction: Path, target: Path) -> dict[str, Any]:
+def _score_coco(name: str, prediction: Path, truth: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"masks": name}
-    truth = load_json(target)
     results = _with_rle(prediction, truth)
     row.update(average_precision(results, truth, name=str(prediction)))
     boundary = average_precision(results, truth, kind="boundary", name=str(prediction))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskhone.contracts import FOREGROUND, Image, Refiner, Scores
+from maskhone.contracts import FOREGROUND, Image, Refiner, Sample, Scores
+from maskhone.data.big import find_big_items, load_big_item, name_result
 from maskhone.data.cityscapes import (
     CityscapesItem,
     find_cityscapes_items,
@@ -158,7 +159,7 @@ def refine_files(
         output: a file, a folder, a json, or a folder, accordingly.
         method: see `maskhone.methods.catalogue`.
         weights: a weight file or a bundled name; None takes the method's own.
-        format: `auto`, `folder`, `coco` or `cityscapes`; auto goes by what `masks` is.
+        format: `auto`, `folder`, `coco`, `cityscapes` or `big`; auto goes by what `masks` is.
         image_list: COCO json whose `images` name the files of image ids.
         guard: keep the coarse mask where the refined one strays.
         band_px: when positive, change nothing further than this from the coarse outline.
@@ -209,7 +210,7 @@ def refine_files(
 
 
 def _find_form(run: _Run, asked: str) -> str:
-    known = ("auto", "folder", "coco", "cityscapes")
+    known = ("auto", "folder", "coco", "cityscapes", "big")
     if asked not in known:
         raise UsageError(f"format is {asked!r}; expected one of {', '.join(known)}")
     for path in (run.images, run.masks):
@@ -259,14 +260,29 @@ def _refine_folder(run: _Run) -> RefineReport:
         return all((run.output / path.relative_to(run.masks)).exists() for path in item.mask_paths)
 
     def do(item: FolderItem) -> None:
-        sample = load_folder_item(item)
-        refined = run.refine(sample.image, sample.masks)
-        if run.settings.scores:
-            write_folder_sample(_scores_path(run.output), sample, refined, as_scores=True)
-        run.write_figure(item.id, sample.image, sample.masks, refined)
-        write_folder_sample(run.output, sample, refined, binary=run.settings.binary)
+        _refine_folder_sample(run, load_folder_item(item))
 
     return _run_folder_jobs(run, items, problems, is_done, do)
+
+
+def _refine_folder_sample(run: _Run, sample: Sample) -> None:
+    refined = run.refine(sample.image, sample.masks)
+    if run.settings.scores:
+        write_folder_sample(_scores_path(run.output), sample, refined, as_scores=True)
+    run.write_figure(sample.id, sample.image, sample.masks, refined)
+    write_folder_sample(run.output, sample, refined, binary=run.settings.binary)
+
+
+def _refine_big(run: _Run) -> RefineReport:
+    """Refines a folder of `NAME_im` and `NAME_seg` files."""
+    items, problems = find_big_items(run.images, run.masks)
+
+    def do(item: FolderItem) -> None:
+        _refine_folder_sample(run, load_big_item(item))
+
+    return _run_folder_jobs(
+        run, items, problems, lambda item: (run.output / name_result(item)).exists(), do
+    )
 
 
 def _refine_cityscapes(run: _Run) -> RefineReport:
@@ -473,4 +489,5 @@ _FORMS: dict[str, Callable[[_Run], RefineReport]] = {
     "folder": _refine_folder,
     "coco": _refine_coco,
     "cityscapes": _refine_cityscapes,
+    "big": _refine_big,
 }

@@ -1,0 +1,68 @@
+import numpy as np
+import PIL.Image
+import pytest
+
+from maskhone.data.big import find_big_items, index_big_masks
+from maskhone.errors import InputError
+
+
+@pytest.fixture
+def big(tmp_path, photo, disc, save_picture):
+    """Two triples, and a mask without its picture."""
+    folder = tmp_path / "big"
+    for name in ("one", "two_im"):
+        save_picture(folder / f"{name}_im.jpg", photo)
+        save_picture(folder / f"{name}_gt.png", disc.astype(np.uint8) * 255)
+        shifted = np.roll(disc, 3, axis=1).astype(np.uint8) * 255
+        save_picture(folder / f"{name}_seg.png", shifted)
+    save_picture(folder / "lost_seg.png", shifted)
+    return folder
+
+
+def test_triples_are_found_and_strays_are_told(big):
+    items, problems = find_big_items(big, big)
+    assert [item.id for item in items] == ["one", "two_im"]
+    assert len(problems) == 1
+    assert "lost_im.jpg" in problems[0]
+
+
+def test_of_several_masks_of_a_name_the_truth_comes_first(big):
+    assert index_big_masks(big)["one"].name == "one_gt.png"
+    assert index_big_masks(big, ("_seg",))["one"].name == "one_seg.png"
+
+
+def test_another_folder_is_refused(tmp_path, big):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="_seg"):
+        find_big_items(big, tmp_path / "empty")
+
+
+def test_big_is_refined_and_scored(run_cli, big, tmp_path):
+    out = tmp_path / "out"
+    said = run_cli("refine", big, big, "-o", out, "--format", "big", "--method", "guided")
+    assert said.code == 1  # the stray mask
+    assert sorted(p.name for p in out.glob("*.png")) == ["one_refine.png", "two_im_refine.png"]
+    (big / "lost_seg.png").unlink()
+    scored = run_cli("evaluate", out, big, "--format", "big", "--json")
+    assert scored.code == 0
+    assert '"n": 2' in scored.out
+
+
+def test_masks_are_made_coarse_before_training(run_cli, big, tmp_path):
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    ring = np.zeros((60, 60), dtype=np.uint8)
+    ring[10:50, 10:50] = 255
+    ring[25:35, 25:35] = 0
+    PIL.Image.fromarray(ring).save(clean / "a.png")
+    PIL.Image.fromarray(ring).save(clean / "b.png")
+    for name, flags in (("coarse", []), ("again", []), ("expand", ["--fill-holes"])):
+        assert run_cli("coarse", clean, "-o", tmp_path / name, *flags).code == 0
+    one, again, other, filled = (
+        np.asarray(PIL.Image.open(tmp_path / path)) > 127
+        for path in ("coarse/a.png", "again/a.png", "coarse/b.png", "expand/a.png")
+    )
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert 0.3 < np.sum(one & (ring > 0)) / np.sum(one | (ring > 0)) < 1
+    assert filled[25:35, 25:35].mean() > one[25:35, 25:35].mean()
