@@ -112,5 +112,5 @@ def test_weights_of_another_method_are_refused(weights_by_method, name):
     "name", [name for name, m in METHODS.items() if m.uses_weights and not m.bundled]
 )
 def test_methods_without_bundled_weights_say_how_to_get_some(name):
-    with pytest.raises(UsageError, match="weights import"):
+    with pytest.raises(UsageError, match="--weights"):
         load(name)

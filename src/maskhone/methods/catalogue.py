@@ -71,7 +71,7 @@ def load(
 
     Example:
         >>> sorted(METHODS)
-        ['bpr', 'crf', 'grabcut', 'guided', 'segrefiner-hr', 'segrefiner-lr']
+        ['bpr', 'crf', 'grabcut', 'guided', 'segrefiner-hr', 'segrefiner-lite', 'segrefiner-lr']
     """
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
@@ -83,9 +83,10 @@ def load(
     if weights is None and method.uses_weights:
         weights = method.bundled
         if not weights:
+            how = " ".join(f"(maskhone weights import {file})" for file in method.published)
             raise UsageError(
-                f"{name} has no bundled weights; convert the authors' with: maskhone weights "
-                f"import {next(iter(method.published))}, and name the file with --weights"
+                f"{name} has no bundled weights; it needs {method.needs.split(';')[0]}; name the "
+                f"file with --weights {how}".rstrip()
             )
     return method.load(
         weights=weights, device=device, dtype=dtype, batch_size=batch_size, **options
@@ -266,7 +267,7 @@ METHODS: dict[str, Method] = {
     ),
     "segrefiner-lr": Method(
         summary="SegRefiner: discrete diffusion over each object, seen at 256 px",
-        needs="the authors' weights (maskhone weights import); a GPU, or patience",
+        needs="the authors' weights; a GPU, or patience",
         use_when="instances, also with large errors",
         load=_load_segrefiner_lr,
         train=_train_segrefiner,
@@ -276,13 +277,21 @@ METHODS: dict[str, Method] = {
     ),
     "segrefiner-hr": Method(
         summary="SegRefiner: the whole picture first, then uncertain parts at full size",
-        needs="the authors' weights (maskhone weights import); a GPU, or patience",
+        needs="the authors' weights; a GPU, or patience",
         use_when="one main object in a large picture, fine detail",
         load=_load_segrefiner_hr,
         train=_train_segrefiner,
         uses_weights=True,
         published={"segrefiner_hr_latest.pth": "segrefiner_hr"},
         import_checkpoint=_import_segrefiner,
+    ),
+    "segrefiner-lite": Method(
+        summary="SegRefiner with a U-Net small enough for a CPU: the object first, then patches",
+        needs="weights trained with recipes/segrefiner_lite_128.ccp-davis.toml",
+        use_when="coarse masks with large errors, no GPU",
+        load=_load_segrefiner,
+        train=_train_segrefiner,
+        uses_weights=True,
     ),
     "guided": Method(
         summary="guided filter: snaps a soft mask to the edges of the picture",
