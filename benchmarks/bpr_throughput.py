@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from machine import count_flops, matmul_peak
 
 from maskhone.contracts import FOREGROUND
 from maskhone.data.folder import find_folder_items, load_folder_item
@@ -77,7 +77,8 @@ def main() -> None:
     differing = sum(int((a != b).sum()) for a, b in zip(reference, masks, strict=True))
     pixels = sum(a.size for a in masks)
     rates = {name: n_patches / statistics.median(times) for name, times in seconds.items()}
-    flops = rates["ours"] * flops_per_patch(plain, config)
+    inputs = torch.zeros(1, 4, config.input_px, config.input_px)
+    flops = rates["ours"] * count_flops(lambda: plain(inputs))
     peak = matmul_peak(dtype)
     figures: dict[str, Any] = {
         "patches": n_patches,
@@ -142,24 +143,6 @@ def predict_from_files(network: BPRNetwork, root: Path, k: int, config: BPRConfi
         logits = network(network.prepare(rgb, torch.from_numpy(mask)[None, None]))
         logits = resize(resize(logits, side), (config.patch_px, config.patch_px))
     return logits.softmax(dim=1)[0, 1].numpy()
-
-
-def flops_per_patch(network: BPRNetwork, config: BPRConfig) -> float:
-    """Counts the floating-point operations of one patch."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 4, config.input_px, config.input_px))
-    return float(counter.get_total_flops())
-
-
-def matmul_peak(dtype: torch.dtype) -> float:
-    """Measures the fastest of five 2048-cubed matrix products."""
-    a, b = torch.randn(2, 2048, 2048).to(dtype)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - began)
-    return 2 * 2048**3 / best
 
 
 if __name__ == "__main__":
