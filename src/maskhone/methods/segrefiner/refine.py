@@ -90,8 +90,8 @@ class SegRefiner:
                     yield self._item(crop(part.image, box[None])[0].astype(np.float32), inside)
 
         refined = self._run(self._steps[-1:], items())
-        patches = [[next(refined)[0] for _ in boxes] for boxes in plans]
-        for part, boxes, found in zip(parts, plans, patches, strict=True):
+        for part, boxes in zip(parts, plans, strict=True):
+            found = [next(refined)[0] for _ in boxes]  # by now all its patches are cut
             if found:
                 mean, is_covered = paste_average(np.stack(found), boxes, part.scores.shape)
                 np.copyto(part.scores, mean, where=is_covered)
