@@ -184,3 +184,16 @@ def test_a_negative_band_is_misuse(run_cli, folders):
     said = run_cli("refine", *paths, "--method", "guided", "--band", -3)
     assert said.code == 2
     assert "-3 px" in said.err
+
+
+def test_methods_without_patches_refuse_a_limit_of_them(run_cli, folders):
+    paths = [folders.images, folders.masks, "-o", folders.out]
+    said = run_cli("refine", *paths, "--method", "guided", "--max-patches", 3)
+    assert said.code == 2
+    assert "max_patches" in said.err
+
+
+def test_patches_can_be_limited(run_cli, folders, segrefiner_weights):
+    paths = [folders.images, folders.masks, "-o", folders.out, "--weights", segrefiner_weights]
+    options = ["--method", "segrefiner-lite", "--option", "scope=picture", "--max-patches", 3]
+    assert run_cli("refine", *paths, *options).code == 0

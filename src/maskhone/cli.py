@@ -90,6 +90,10 @@ def refine(
             help="Change nothing further than this from the outline; 0: no limit.",
         ),
     ] = 0,
+    max_patches: Annotated[
+        int | None,
+        typer.Option(help="segrefiner-hr, -lite: at most this many full-size patches per object."),
+    ] = None,
     binary: Annotated[bool, typer.Option(help="Cut probabilities at one half.")] = False,
     scores: Annotated[bool, typer.Option(help="Also keep the probabilities.")] = False,
     recompute_boxes: Annotated[
@@ -123,6 +127,7 @@ def refine(
             image_list=image_list,
             guard=guard,
             band_px=band_px,
+            max_patches=max_patches,
             binary=binary,
             scores=scores,
             recompute_boxes=recompute_boxes,

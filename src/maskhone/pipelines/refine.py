@@ -138,6 +138,7 @@ def refine_files(
     image_list: Path | None = None,
     guard: bool = False,
     band_px: int = 0,
+    max_patches: int | None = None,
     binary: bool = False,
     scores: bool = False,
     recompute_boxes: bool = False,
@@ -163,6 +164,8 @@ def refine_files(
         image_list: COCO json whose `images` name the files of image ids.
         guard: keep the coarse mask where the refined one strays.
         band_px: when positive, change nothing further than this from the coarse outline.
+        max_patches: at most this many full-size patches per object, for methods that have this
+            option; bounds the time that large pictures take.
         binary: cut probabilities at one half.
         scores: also keep the probabilities: 16-bit PNG or float arrays, in `<output>-scores`.
         recompute_boxes: COCO: make bbox and area follow the refined mask.
@@ -195,7 +198,10 @@ def refine_files(
             binary=binary,
             scores=scores,
             dtype=dtype,
-            options=dict(options or {}),
+            options={
+                **(options or {}),
+                **({} if max_patches is None else {"max_patches": max_patches}),
+            },
         ),
         device=device,
         batch_size=batch_size,
