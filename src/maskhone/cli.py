@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="List, show and import weights.")
 app.add_typer(weights_app, name="weights")
+diagnose_app = typer.Typer(no_args_is_help=True, help="Ask what training could gain.")
+app.add_typer(diagnose_app, name="diagnose")
 
 out = Console()
 err = Console(stderr=True)
@@ -291,6 +293,42 @@ def import_weights(
     from maskhone.methods.catalogue import import_weights
 
     out.print(f"wrote {escape(str(import_weights(checkpoint, output, name=name)))}")
+
+
+@diagnose_app.command("thresholds")
+def thresholds(
+    scores: Annotated[Path, typer.Argument(help="Folder of probability maps.")],
+    target: Annotated[Path, typer.Argument(help="Folder of truths of the same names.")],
+    sides: Annotated[
+        list[int] | None, typer.Option("--side", help="Side of the patches in px; repeatable.")
+    ] = None,
+    target_value: Annotated[
+        int | None, typer.Option(help="The object is where the target has this number.")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Text file of ids: use only these.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Write the pseudo-labels of the first side here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Measure what the best threshold per image and per patch would give (can PRN help?)."""
+    from maskhone.pipelines.diagnose import diagnose_thresholds
+
+    with _progress("measuring") as on_progress:
+        report = diagnose_thresholds(
+            scores,
+            target,
+            **({"sides": sides} if sides else {}),
+            target_value=target_value,
+            ids=ids,
+            labels=labels,
+            on_progress=on_progress,
+        )
+    if as_json:
+        typer.echo(json.dumps({"rows": report.rows, "images": report.images}, indent=2))
+    else:
+        out.print(_score_table(report.rows))
+    _finish(report.problems)
 
 
 def parse_options(texts: list[str]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""PatchRefineNet: corrects the patch-wise bias of a base model's scores."""

@@ -1,0 +1,174 @@
+"""Questions to answer before training: what could it gain?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from maskhone.contracts import FOREGROUND, describe_size_mismatch
+from maskhone.data.files import replace_when_done
+from maskhone.data.images import MASK_SUFFIXES, read_label_map, read_mask
+from maskhone.errors import InputError, UsageError
+from maskhone.methods.prn.thresholds import (
+    CANDIDATES,
+    count_above,
+    find_image_threshold,
+    find_thresholds,
+)
+from maskhone.metrics.region import count_overlap
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CeilingReport:
+    """How much better thresholds chosen with the truth at hand would be.
+
+    Attributes:
+        rows: one per way of choosing: IoU as mean over images and pooled over all pixels, in
+            [0, 1], and its gain over 0.5.
+        images: one per image: its IoU in each way.
+        problems: one line for each map that could not be used.
+    """
+
+    rows: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """Intersections and unions of one way of choosing."""
+
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+
+    def row(self, name: str) -> dict[str, Any]:
+        total = sum(shared for shared, _ in self.pairs), sum(either for _, either in self.pairs)
+        mean = sum(map(_iou, self.pairs)) / len(self.pairs)
+        return {"threshold": name, "iou": mean, "pooled_iou": _iou(total)}
+
+
+def diagnose_thresholds(
+    scores: Path,
+    target: Path,
+    *,
+    sides: Sequence[int] = (256, 128, 64, 32),
+    target_value: int | None = None,
+    ids: Path | None = None,
+    labels: Path | None = None,
+    on_progress: Progress | None = None,
+) -> CeilingReport:
+    """Measures what the best threshold per set, per image and per patch would give.
+
+    The row of the patches is the ceiling of PatchRefineNet with that grid: if it is not well above
+    the best single threshold, there is nothing for it to learn.
+
+    Args:
+        scores: folder of probability maps.
+        target: folder of truths of the same names.
+        sides: of the square patches, in pixels; smaller patches at the right and lower border.
+        target_value: the object is where the target has this number.
+        ids: text file, one id a line; only these are used.
+        labels: folder to write the pseudo-labels of the first side to, as 0/255 PNG.
+        on_progress: called with finished and planned maps.
+
+    Raises:
+        UsageError: a side below 1.
+        InputError: no maps.
+
+    Source: PatchRefineNet section 13.
+    """
+    if not sides or min(sides) < 1:
+        raise UsageError(f"patch sides are {list(sides)}; expected one or more, each 1 px or more")
+    pairs = _find_pairs(scores, target, ids)
+    ways = ["0.5", "best of the set", "best per image", *(f"best per {s} px patch" for s in sides)]
+    tallies = {way: _Tally() for way in ways}
+    curves: list[tuple[NDArray[np.int64], NDArray[np.int64], int]] = []
+    images, problems = [], []
+    for done, (name, score_path, target_path) in enumerate(pairs, start=1):
+        try:
+            score, truth = _read(score_path, target_path, target_value)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        masks = {"0.5": score > FOREGROUND}
+        masks["best per image"] = score > find_image_threshold(score, truth)[0]
+        for side in sides:
+            found = find_thresholds(score, truth, side, covers_rest=True)
+            masks[f"best per {side} px patch"] = found.labels
+        for way, mask in masks.items():
+            tallies[way].pairs.append(count_overlap(mask, truth))
+        curves.append((*count_above(score, truth), int(truth.sum())))
+        images.append({"image": name, **{way: _iou(tallies[way].pairs[-1]) for way in masks}})
+        if labels is not None:
+            _write_label(labels / f"{name}.png", masks[f"best per {sides[0]} px patch"])
+        if on_progress is not None:
+            on_progress(done, len(pairs))
+    if not images:
+        raise InputError(problems[0])
+    best, chosen = _choose_for_all(curves)
+    tallies["best of the set"].pairs = chosen
+    rows = [tally.row(way) for way, tally in tallies.items()]
+    rows[1]["threshold"] = f"best of the set ({best:.2f})"
+    rows = [{**row, "gain": row["iou"] - rows[0]["iou"]} for row in rows]
+    return CeilingReport(rows=rows, images=images, problems=tuple(problems))
+
+
+def _choose_for_all(
+    curves: list[tuple[NDArray[np.int64], NDArray[np.int64], int]],
+) -> tuple[float, list[tuple[int, int]]]:
+    """Finds the candidate with the highest mean IoU over images, and its counts in each."""
+    shared = np.stack([inside for inside, _, _ in curves])
+    either = np.stack([area + above - inside for inside, above, area in curves])
+    with np.errstate(invalid="ignore"):
+        means = np.where(either > 0, shared / either, 1.0).mean(axis=0)
+    best = int(means.argmax())
+    pairs = zip(shared[:, best].tolist(), either[:, best].tolist(), strict=True)
+    return float(CANDIDATES[best]), list(pairs)
+
+
+def _iou(pair: tuple[int, int]) -> float:
+    shared, either = pair
+    return shared / either if either else 1.0
+
+
+def _find_pairs(scores: Path, target: Path, ids: Path | None) -> list[tuple[str, Path, Path]]:
+    """Matches maps and truths by name."""
+    found = {}
+    for folder in (scores, target):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES)
+        found[folder] = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
+    names = ids.read_text(encoding="utf-8").split() if ids else sorted(found[scores])
+    for name in names:
+        for folder in (scores, target):
+            if name not in found[folder]:
+                raise InputError(f"{folder}: has no {name}; score a part with --ids")
+    if not names:
+        raise InputError(f"{scores}: holds no probability maps")
+    return [(name, found[scores][name], found[target][name]) for name in names]
+
+
+def _read(
+    score_path: Path, target_path: Path, target_value: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    score = read_mask(score_path).scores[0]
+    if target_value is None:
+        truth = read_mask(target_path).scores[0] > FOREGROUND
+    else:
+        truth = read_label_map(target_path) == target_value
+    if score.shape != truth.shape:
+        said = describe_size_mismatch(truth.shape, score.shape).replace("image", "target", 1)
+        raise InputError(f"{score_path}: {said}")
+    return score, truth
+
+
+def _write_label(path: Path, label: NDArray[np.bool_]) -> None:
+    with replace_when_done(path) as unfinished:
+        encoded = cv2.imencode(".png", label.astype(np.uint8) * 255)[1]
+        unfinished.write_bytes(encoded.tobytes())
