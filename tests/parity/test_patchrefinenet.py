@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.parity.golden import Fixture, find_fixtures, tolerance_number
+import torch
+from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
+from maskhone.methods.prn.merge import merge_branches
+from maskhone.methods.prn.network import PRN, SPECS, PRNSpec
 from maskhone.methods.prn.thresholds import find_image_threshold, find_thresholds
 
 
@@ -76,3 +79,122 @@ def test_image_thresholds_are_the_published_ones(fixture: Fixture) -> None:
         assert threshold == outputs["ist_threshold"][i]
         assert iou == pytest.approx(outputs["ist_iou"][i], abs=1e-6)
         np.testing.assert_array_equal(score > threshold, labels[i])
+
+
+def make_state(module: torch.nn.Module, weights: dict, entries: list | None = None) -> None:
+    """Fills a module by the weight rule, scaled and shifted as a manifest says."""
+    listed = [(key, tuple(value.shape)) for key, value in module.state_dict().items()]
+    if entries is not None:
+        assert listed == [(key, tuple(shape)) for key, shape, _ in entries]
+    state = state_dict_by_rule(listed, {})
+    for key, value in state.items():
+        if value.ndim >= 2:
+            factor = np.float32(weights["factor"]) * np.float32(
+                weights.get("overrides", {}).get(key, 1)
+            )
+            state[key] = (value * factor).astype(np.float32)
+        if key in weights.get("shift", {}):
+            state[key] = (state[key] + np.float32(weights["shift"][key])).astype(np.float32)
+    module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+
+
+def make_input(given: dict) -> torch.Tensor:
+    """Makes the probability maps of the network fixtures."""
+    n, _, h, w = given["shape"]
+    g = pcg(given["seed"])
+    low = g.random((n, 1, -(-h // 32), -(-w // 32)))
+    fine = g.random((n, 1, h, w))
+    coarse = np.kron(low, np.ones((1, 1, 32, 32)))[..., :h, :w]
+    return torch.from_numpy((0.7 * coarse + 0.3 * fine).astype(np.float32))
+
+
+def find_spec(fixture: Fixture) -> PRNSpec:
+    """Finds the network that a fixture is about: its name holds p64, p4 or p0."""
+    (name,) = [part for part in str(fixture).split("_") if part in SPECS]
+    return SPECS[name]
+
+
+def assert_near(made: np.ndarray, expected: np.ndarray, tolerance: float, name: str) -> None:
+    np.testing.assert_allclose(made, expected, atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+def view(logits: torch.Tensor, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Shows a map as the fixtures store it."""
+    array = (logits if "logit" in name else logits.sigmoid()).numpy()
+    if name.endswith("_s8"):
+        return array[..., 3::8, 3::8]
+    if name.endswith("patchmean"):
+        cells = shape[-1]
+        side = array.shape[-1] // cells
+        return array.reshape(*array.shape[:2], cells, side, cells, side).mean(axis=(3, 5))
+    if name.endswith("row7_crop"):
+        return array[:1, :1, 384:448, 0:64]
+    if name.endswith("global_crop"):
+        return array[:1, :1, 240:272, 240:272]
+    return array
+
+
+def check_maps(fixture: Fixture, maps: dict[str, torch.Tensor], tolerance: float) -> set[str]:
+    """Compares every stored view of the maps; returns the names seen."""
+    seen = set()
+    for name, expected in fixture.outputs.items():
+        branch = "local" if name.startswith("local") else "global"
+        if "corrected" in name:
+            branch = "corrected"
+        is_view = name.startswith(("global", "local", "prob", "logit"))
+        if is_view and branch in maps:
+            made = view(maps[branch], name, expected.shape)
+            assert_near(made, expected, tolerance, name)
+            seen.add(name)
+    return seen
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("patchrefinenet", "prn_p*_eval"))
+def test_the_networks_give_the_published_maps(fixture: Fixture) -> None:
+    manifest, spec = fixture.manifest, find_spec(fixture)
+    network = PRN(spec).eval()
+    make_state(network, manifest["weights"], manifest["state_dict"])
+    tolerance = tolerance_number(manifest["tolerance"].split("<=")[1])
+    scores = make_input(manifest["input"])
+    with torch.inference_mode():
+        whole, local = network(scores, has_row_quirk=True)
+        maps = {"global": whole}
+        if local is not None:
+            maps["local"] = local
+            maps["corrected"] = network(scores)[1]
+    assert check_maps(fixture, maps, tolerance)
+    if "final_mask_packed" in fixture.outputs:
+        merged = merge_branches(whole.sigmoid().numpy(), local.sigmoid().numpy())
+        expected = unpack(fixture.outputs["final_mask_packed"], merged.shape)
+        np.testing.assert_array_equal(merged, expected)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("patchrefinenet", "prn_p*_batchstat"))
+def test_batch_statistics_are_those_of_each_cell(fixture: Fixture) -> None:
+    manifest, outputs = fixture.manifest, fixture.outputs
+    network = PRN(find_spec(fixture)).train()
+    make_state(network, manifest["weights"])
+    tolerance = tolerance_number(manifest["tolerance"])
+    with torch.no_grad():
+        whole, local = network(make_input(manifest["input"]), has_row_quirk=True)
+    assert check_maps(fixture, {"global": whole, "local": local}, tolerance)
+    state = network.state_dict()
+    for kind in ("running_mean", "running_var"):
+        made = [state[key.replace("running_mean", kind)].mean() for key in manifest["bn_keys"]]
+        assert_near(np.array(made), outputs[f"{kind}_avg"], tolerance, kind)
+    counts = [
+        int(state[key.replace("running_mean", "num_batches_tracked")])
+        for key in manifest["bn_keys"]
+    ]
+    np.testing.assert_array_equal(counts, outputs["num_batches_tracked"])
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("patchrefinenet", "postprocess*"))
+def test_branches_are_merged_as_published(fixture: Fixture) -> None:
+    outputs, values = fixture.outputs, fixture.manifest["values"]
+    merged = merge_branches(outputs["global"], outputs["local"])
+    expected = outputs["final_mask"].transpose(0, 3, 1, 2) > 0
+    np.testing.assert_array_equal(merged, expected)
+    truth = outputs["gt"].transpose(0, 3, 1, 2) > 0
+    iou = ((merged & truth).sum() + 1) / ((merged | truth).sum() + 1)
+    assert iou == pytest.approx(values["iou_final"], abs=1e-6)
