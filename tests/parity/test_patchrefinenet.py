@@ -1,12 +1,26 @@
 """PatchRefineNet against the original's own outputs."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
+from maskhone.methods.prn.loss import edges_of, region_loss, total_loss, truth_loss
 from maskhone.methods.prn.merge import merge_branches
-from maskhone.methods.prn.network import PRN, SPECS, PRNSpec
+from maskhone.methods.prn.network import (
+    PRN,
+    SPECS,
+    AttentionGate,
+    Decoder,
+    Encoder,
+    PRNSpec,
+    PyramidPooling,
+    Recurrent,
+    RecurrentResidual,
+    Upsample,
+)
 from maskhone.methods.prn.thresholds import find_image_threshold, find_thresholds
 
 
@@ -198,3 +212,101 @@ def test_branches_are_merged_as_published(fixture: Fixture) -> None:
     truth = outputs["gt"].transpose(0, 3, 1, 2) > 0
     iou = ((merged & truth).sum() + 1) / ((merged | truth).sum() + 1)
     assert iou == pytest.approx(values["iou_final"], abs=1e-6)
+
+
+def make_block(name: str, entries: list) -> torch.nn.Module:
+    """Builds a block with the channels that its state dict has."""
+    shapes = {key: tuple(shape) for key, shape, _ in entries}
+    if name == "rrcnn":
+        out, given = shapes["Conv_1x1.weight"][:2]
+        return RecurrentResidual(given, out)
+    if name == "residual":
+        return Recurrent(shapes["conv.0.weight"][0])
+    if name == "attention":
+        inner, gate = shapes["W_g.0.weight"][:2]
+        return AttentionGate(gate, shapes["W_x.0.weight"][1], inner)
+    if name == "psp":
+        return PyramidPooling(shapes["stages.0.1.weight"][0], shapes["bottleneck.weight"][0])
+    if name == "up_conv":
+        out, given = shapes["up.1.weight"][:2]
+        return Upsample(given, out)
+    return Encoder() if name == "encoder" else Decoder(shapes["Up.up.1.weight"][1])
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("patchrefinenet", "prn_modules*"))
+def test_blocks_give_the_published_features(fixture: Fixture) -> None:
+    manifest, outputs = fixture.manifest, fixture.outputs
+    tolerance = tolerance_number(manifest["tolerance"].split("<=")[1])
+    generator = pcg(manifest["seed"])
+    for name, given in manifest["modules"].items():
+        module = make_block(name, given["state_dict"]).eval()
+        make_state(module, given, given["state_dict"])
+        draw = generator.random if "uniform" in given["desc"] else generator.standard_normal
+        inputs = [torch.from_numpy(draw(shape).astype(np.float32)) for shape in given["inputs"]]
+        with torch.inference_mode():
+            found = module(*inputs)
+        for i, made in enumerate(found if isinstance(found, list) else [found]):
+            expected = outputs[f"{name}_{i}"]
+            stride = made.shape[1] // expected.shape[1]
+            assert_near(made.numpy()[:, ::stride], expected, tolerance, f"{name}_{i}")
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("patchrefinenet", "losses*"))
+def test_losses_are_those_that_were_meant(fixture: Fixture) -> None:
+    outputs, values = fixture.outputs, fixture.manifest["values"]
+    y1, y2 = (torch.from_numpy(outputs[k]) for k in ("y1", "y2"))
+    tolerance = tolerance_number(fixture.manifest["tolerance"])
+
+    def check(name: str, compute) -> None:
+        pg, pl = (torch.from_numpy(outputs[k]).requires_grad_() for k in ("pg", "pl"))
+        loss = compute(pg, pl)
+        assert loss.item() == pytest.approx(values[name], rel=tolerance), name
+        loss.backward()
+        for key, tensor in (("pg", pg), ("pl", pl)):
+            expected = outputs.get(f"{name}_grad_{key}")
+            if expected is not None:
+                limit = tolerance * np.abs(expected).max()
+                np.testing.assert_allclose(tensor.grad, expected, atol=limit, err_msg=name)
+
+    check("region_intended", lambda pg, pl: region_loss(pg, y1))
+    check("reg_intended", lambda pg, pl: truth_loss(pg, y2))
+    check("total_two_branch_intended", lambda pg, pl: total_loss([pg, pl], y1, y2))
+    check("total_p0_intended", lambda pg, pl: total_loss([pg], y1, y2))
+    for name, mask in (("edge_of_y1", y1), ("edge_of_pg", torch.from_numpy(outputs["pg"]))):
+        np.testing.assert_allclose(edges_of(mask), outputs[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("patchrefinenet", "prn_train_step*"))
+def test_one_training_step_is_the_meant_one(fixture: Fixture) -> None:
+    manifest, outputs = fixture.manifest, fixture.outputs
+    network = PRN(SPECS["p0"]).train()
+    make_state(network, manifest["weights"])
+    names = [name for name, _ in network.named_parameters()]
+    assert names == manifest["param_names"]
+    said = re.search(r"lr ([\d.e-]+)", manifest["what"])
+    optimizer = torch.optim.Adam(network.parameters(), lr=float(said[1]))
+    y1, y2 = (torch.from_numpy(outputs[k].astype(np.float32)) for k in ("y1", "y2"))
+    probability = network(make_input(manifest["input"]))[0].sigmoid()
+    losses = [region_loss(probability, y1), truth_loss(probability, y2)]
+    losses.append(total_loss([probability], y1, y2))
+    made = [loss.item() for loss in losses]
+    rel, grad_rel, after = (float(n) for n in re.findall(r"\d+e-\d+", manifest["tolerance"]))
+    np.testing.assert_allclose(made, outputs["loss"], rtol=rel)
+    losses[-1].backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    norms = np.array([gradients[name].norm().item() for name in names])
+    noise = np.finfo(np.float32).eps * norms.max()  # biases before a norm have no gradient but this
+    np.testing.assert_allclose(norms, outputs["grad_norm"], rtol=grad_rel, atol=noise)
+    optimizer.step()
+    parameters = dict(network.named_parameters())
+    for key, expected in outputs.items():
+        if key.startswith("after16__"):
+            name = key.removeprefix("after16__")
+            is_clear = np.abs(outputs[f"grad16__{name}"]) > 1e-6
+            moved = parameters[name].detach().flatten()[: len(expected)].numpy()
+            np.testing.assert_allclose(moved[is_clear], expected[is_clear], atol=after)
+    state = network.state_dict()
+    for kind in ("running_var", "running_mean"):
+        keys = [key.replace("running_var", kind) for key in manifest["bn_keys"]]
+        averages = [state[key].mean().item() for key in keys]
+        np.testing.assert_allclose(averages, outputs[f"{kind}_avg"], rtol=1e-4, atol=1e-5)
