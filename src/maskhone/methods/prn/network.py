@@ -81,9 +81,9 @@ class PRN(nn.Module):
         if self.training:
             return whole, self._join(self._decode_in_turn(cells))
         flat = [x.flatten(0, 2) for x in cells]
+        local = self._decode(flat, "local")
         count = self.spec.cells
-        local = self._decode(flat, "local").unflatten(0, (-1, count, count))
-        return whole, self._join(local)
+        return whole, self._join(local.reshape(-1, count, count, *local.shape[1:]))
 
     def _decode(self, features: list[Tensor], branch: str) -> Tensor:
         """Decodes `[finest, ..., coarsest]` features; same height and width as the finest."""
@@ -105,8 +105,9 @@ class PRN(nn.Module):
 
     def _cut(self, features: Tensor) -> Tensor:
         """Cuts `(B, C, H, W)` into `(B, n, n, C, H / n, W / n)`."""
+        b, c, h, w = features.shape
         count = self.spec.cells
-        cut = features.unflatten(3, (count, -1)).unflatten(2, (count, -1))
+        cut = features.reshape(b, c, count, h // count, count, w // count)
         return cut.permute(0, 2, 4, 1, 3, 5)
 
     def _join(self, cells: Tensor) -> Tensor:
