@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -26,9 +28,27 @@ def test_triples_are_found_and_strays_are_told(big):
     assert "lost_im.jpg" in problems[0]
 
 
-def test_of_several_masks_of_a_name_the_truth_comes_first(big):
-    assert index_big_masks(big)["one"].name == "one_gt.png"
-    assert index_big_masks(big, ("_seg",))["one"].name == "one_seg.png"
+def test_of_several_masks_of_a_name_the_first_kind_counts(big):
+    assert index_big_masks(big, ("_refine", "_seg"))["one"].name == "one_seg.png"
+    (big / "one_seg.png").rename(big / "one_refine.png")
+    assert index_big_masks(big, ("_refine", "_seg"))["one"].name == "one_refine.png"
+
+
+def test_the_truth_is_not_scored_against_itself(run_cli, big):
+    """All three kinds lie in one folder, as released."""
+    (big / "lost_seg.png").unlink()
+    said = run_cli("evaluate", big, big, "--format", "big", "--json")
+    (row,) = json.loads(said.out)["rows"]
+    assert row["n"] == 2
+    assert 0.5 < row["iou"] < 1
+
+
+def test_a_folder_without_truth_is_told(run_cli, big, tmp_path):
+    for path in big.glob("*_gt.png"):
+        path.unlink()
+    said = run_cli("evaluate", big, big, "--format", "big")
+    assert said.code == 1
+    assert "_gt" in said.err
 
 
 def test_another_folder_is_refused(tmp_path, big):

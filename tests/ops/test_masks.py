@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from maskhone.errors import InputError
-from maskhone.ops.masks import from_scores, join_labels, split_labels, tight_box, to_scores
+from maskhone.ops.masks import (
+    from_scores,
+    join_labels,
+    split_labels,
+    surround,
+    tight_box,
+    to_scores,
+)
 
 KINDS = [
     pytest.param(np.array([[True, False]]), [[1, 0]], id="bool"),
@@ -90,3 +97,19 @@ def test_joining_needs_more_than_one_half_and_gives_ties_to_the_first():
     scores = np.array([[[0.5, 0.7, 0.6]], [[0.5, 0.7, 0.8]]], dtype=np.float32)
     original = np.zeros((1, 3), dtype=np.uint8)
     assert join_labels(scores, np.array([4, 5]), original).tolist() == [[0, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("pixel_yx", "least_px", "expected"),
+    [
+        ((5, 5), 0, (4, 7, 4, 7)),
+        ((5, 5), 5, (3, 8, 3, 8)),
+        ((0, 9), 6, (0, 6, 4, 10)),
+        ((5, 5), 50, (0, 10, 0, 10)),
+    ],
+)
+def test_a_window_is_widened_as_far_as_the_image_goes(pixel_yx, least_px, expected):
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[pixel_yx] = True
+    down, across = surround(mask, 1, least_px=least_px)
+    assert (down.start, down.stop, across.start, across.stop) == expected

@@ -350,7 +350,7 @@ def test_pictures_are_refined_as_published(fixture: Fixture, run: dict) -> None:
         model_px=cfg["model_size"],
         fine_share=cfg["fine_prob_thr"],
         nms_iou=cfg["iou_thr"],
-        nearest=True,
+        picks_nearest=True,
         drops_small=True,
     )
     refiner, stub, noise = refine_with_stub(config, cfg["batch_max"], run["noise_seed"])

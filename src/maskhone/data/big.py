@@ -15,8 +15,12 @@ from maskhone.data.pictures import PICTURE_SUFFIXES
 from maskhone.errors import InputError
 
 _COARSE, _REFINED = "_seg", "_refine"
-ENDINGS = ("_gt", _REFINED, _COARSE)
-"""What the names of mask files end with."""
+TRUTH_ENDINGS = ("_gt",)
+"""What the names of true masks end with."""
+COARSE_ENDINGS = (_COARSE,)
+"""What the names of coarse masks end with."""
+PREDICTED_ENDINGS = (_REFINED, _COARSE)
+"""What the names of masks to be scored end with, the refined one first."""
 
 
 def find_big_items(
@@ -36,7 +40,7 @@ def find_big_items(
         for path in sorted(images_dir.iterdir())
         if path.stem.endswith("_im") and path.suffix.lower() in PICTURE_SUFFIXES
     }
-    masks = index_big_masks(masks_dir, (_COARSE,))
+    masks = index_big_masks(masks_dir, COARSE_ENDINGS)
     if not masks:
         raise InputError(f"{masks_dir}: holds no *{_COARSE}.png; is this a BIG folder?")
     problems = [
@@ -52,7 +56,7 @@ def find_big_items(
     return items, problems
 
 
-def index_big_masks(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Path]:
+def index_big_masks(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     """Lists mask files by NAME; of several kinds, the first of `endings` counts."""
     found: dict[str, Path] = {}
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in MASK_SUFFIXES)

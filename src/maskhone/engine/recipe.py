@@ -25,7 +25,11 @@ def split_recipe(table: Mapping[str, Any], types: Sequence[type]) -> list[Any]:
         >>> split_recipe({"width": 3}, [Size])
         [Size(width=3)]
     """
-    fields = {f.name: kind for kind in types for f in dataclasses.fields(kind)}
+    fields: dict[str, type] = {}
+    for kind in types:
+        for field in dataclasses.fields(kind):
+            assert field.name not in fields, f"{field.name} is a field of two of these types"
+            fields[field.name] = kind
     for name in table:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)

@@ -194,8 +194,15 @@ def _check_probabilities(array: NDArray[Any], name: str) -> None:
         )
 
 
-def surround(mask: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice] | None:
+def surround(
+    mask: NDArray[np.bool_], margin_px: int, *, least_px: int = 0
+) -> tuple[slice, slice] | None:
     """Returns the rows and columns of an object with a margin, cut to the image; None when empty.
+
+    Args:
+        mask: `(H, W)`.
+        margin_px: on each side.
+        least_px: a window with shorter sides is widened to this, as far as the image goes.
 
     Example:
         >>> surround(np.array([[0, 0, 0], [0, 0, 1]], dtype=bool), 1)
@@ -205,12 +212,18 @@ def surround(mask: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice] | N
     if box is None:
         return None
     x, y, width, height = box
-    top, left = max(y - margin_px, 0), max(x - margin_px, 0)
-    bottom, right = (
-        min(y + height + margin_px, mask.shape[0]),
-        min(x + width + margin_px, mask.shape[1]),
-    )
-    return slice(top, bottom), slice(left, right)
+    down = _widen(y - margin_px, y + height + margin_px, mask.shape[0], least_px)
+    across = _widen(x - margin_px, x + width + margin_px, mask.shape[1], least_px)
+    return down, across
+
+
+def _widen(start: int, stop: int, limit: int, least: int) -> slice:
+    """Cuts a span to 0..limit, and moves its ends apart until it is long enough."""
+    start, stop, least = max(start, 0), min(stop, limit), min(least, limit)
+    if stop - start < least:
+        start = min(max((start + stop - least) // 2, 0), limit - least)
+        stop = start + least
+    return slice(start, stop)
 
 
 def choose_band(mask: NDArray[np.bool_], band_px: int, band_share: float) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, describe_size_mismatch
-from maskhone.data.big import index_big_masks
+from maskhone.data.big import COARSE_ENDINGS, PREDICTED_ENDINGS, TRUTH_ENDINGS, index_big_masks
 from maskhone.data.cityscapes import CITYSCAPES_LABELS, Detection, read_detections
 from maskhone.data.coco import from_rle, load_json, load_results, to_rle
 from maskhone.data.files import replace_when_done
@@ -110,8 +110,19 @@ def evaluate_files(
         return _with_difference([_score_coco(k, p, truth) for k, p in sets.items()], ())
     if form == "cityscapes":
         return _with_difference([_score_cityscapes(k, p, target) for k, p in sets.items()], ())
-    index = index_big_masks if form == "big" else _index
+    index = _index_big if form == "big" else _index
     return _score_folders(sets, target, ids, target_value, per_mask, on_progress, index)
+
+
+def _index_big(folder: Path, role: str) -> dict[str, Path]:
+    """Lists the files of a BIG folder, which may hold all three kinds, that play a role."""
+    endings = {"target": TRUTH_ENDINGS, "coarse": COARSE_ENDINGS}.get(role, PREDICTED_ENDINGS)
+    found = index_big_masks(folder, endings)
+    if not found:
+        raise InputError(
+            f"{folder}: holds no *{' or *'.join(endings)} masks; is this a BIG folder?"
+        )
+    return found
 
 
 def _find_form(prediction: Path, asked: str) -> str:
@@ -151,11 +162,11 @@ def _score_folders(
     target_value: int | None,
     per_mask: Path | None,
     on_progress: Progress | None,
-    index: Callable[[Path], dict[str, Path]],
+    index: Callable[[Path, str], dict[str, Path]],
 ) -> EvaluationReport:
-    truths = index(target)
+    truths = index(target, "target")
     tallies = {kind: _Tally() for kind in sets}
-    files = {kind: index(folder) for kind, folder in sets.items()}
+    files = {kind: index(folder, kind) for kind, folder in sets.items()}
     names = _read_ids(ids) if ids else sorted(truths.keys() | files[next(reversed(sets))].keys())
     problems = []
     for done, name in enumerate(names, start=1):
@@ -174,8 +185,8 @@ def _score_folders(
     return _with_difference(rows, tuple(problems))
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """Lists mask files by their path within the folder, without suffix."""
+def _index(folder: Path, role: str) -> dict[str, Path]:
+    """Lists mask files by their path within the folder, without suffix; all roles are alike."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of masks")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES)

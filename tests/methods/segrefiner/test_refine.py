@@ -86,7 +86,7 @@ def test_the_seed_decides_and_the_batch_does_not(photo, disc):
     masks = np.stack([np.roll(disc, i, axis=1) for i in range(3)])
     network = build_network(fresh_state(), CONFIG, source="fresh")
     one, again, batched, other = (
-        refine(photo, masks, network, batch_size=n, seed=seed)
+        refine(photo, masks, network, batch_size=n, noise_seed=seed)
         for n, seed in ((1, 0), (1, 0), (8, 0), (1, 5))
     )
     np.testing.assert_array_equal(one, again)
@@ -169,7 +169,7 @@ def test_surroundings_leave_the_rest_of_the_picture_alone(photo, disc):
         ("steps", 7),
         ("context_px", -1),
         ("max_patches", -1),
-        ("seed", -1),
+        ("noise_seed", -1),
         ("surroundings", -0.5),
         ("nms_iou", 1.5),
     ],

@@ -36,7 +36,7 @@ class SegRefinerConfig:
         surroundings: with scope `picture`, look at the object's box widened by this share of its
             longer side each way, and not at the whole picture; 0 as published. Differs: objects
             that are small in their picture are seen large.
-        nearest: shrink and enlarge the picture by picking pixels, as the original.
+        picks_nearest: shrink and enlarge the picture by picking pixels, as the original.
             Differs: otherwise bilinear, with antialiasing on the way down.
         fine_share: a pixel is uncertain when its probability of being fine is below this share of
             the highest one; 0.9 as published.
@@ -44,7 +44,7 @@ class SegRefinerConfig:
         max_patches: at most this many patches at full size, the most uncertain first; 0: no limit.
         drops_small: erase the mask of a picture with at most 128 foreground pixels, as the
             original. Differs: by default such a mask is kept as it is.
-        seed: of the noise; the same seed gives the same answer whatever the batch size.
+        noise_seed: of the noise; the same number gives the same answer whatever the batch size.
     """
 
     network: Literal["published", "lite"] = "published"
@@ -57,12 +57,12 @@ class SegRefinerConfig:
     least_area_px: int = 512
     fades_at_crop: bool = False
     surroundings: float = 0.0
-    nearest: bool = False
+    picks_nearest: bool = False
     fine_share: float = 0.9
     nms_iou: float = 0.3
     max_patches: int = 0
     drops_small: bool = False
-    seed: int = 0
+    noise_seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.network in UNETS, "network", self.network, "published or lite")
@@ -74,7 +74,7 @@ class SegRefinerConfig:
         fewest = 2 if self.scope == "picture" else 1
         is_in_range = fewest <= self.steps <= self.num_timesteps
         _require(is_in_range, "steps", self.steps, f"{fewest} to {self.num_timesteps}")
-        for name in ("context_px", "least_area_px", "max_patches", "seed"):
+        for name in ("context_px", "least_area_px", "max_patches", "noise_seed"):
             value = getattr(self, name)
             _require(value >= 0, name, value, "0 or more")
         _require(self.surroundings >= 0, "surroundings", self.surroundings, "0 or more")
@@ -95,6 +95,6 @@ def _require(is_met: bool, name: str, received: object, expected: str) -> None:
 
 PRESETS = {
     "segrefiner_lr": SegRefinerConfig(),
-    "segrefiner_hr": SegRefinerConfig(scope="picture", nearest=True),
+    "segrefiner_hr": SegRefinerConfig(scope="picture", picks_nearest=True),
 }
 """The published checkpoints by our names."""

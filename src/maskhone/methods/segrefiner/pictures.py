@@ -15,17 +15,17 @@ def shrink_picture(array: NDArray[np.generic], config: SegRefinerConfig) -> NDAr
     """Resizes `(H, W, C)` to the network's square `(S, S, C)` float32, its shape stretched.
 
     Source: SegRefiner section 5, step 1.
-    Differs: bilinear with antialiasing unless `config.nearest`.
+    Differs: bilinear with antialiasing unless `config.picks_nearest`.
     """
     side = config.model_px
-    return _resize(array.astype(np.float32), (side, side), is_nearest=config.nearest)
+    return _resize(array.astype(np.float32), (side, side), is_nearest=config.picks_nearest)
 
 
 def enlarge_map(
     values: NDArray[np.float32], size_hw: tuple[int, int], config: SegRefinerConfig
 ) -> NDArray[np.float32]:
     """Resizes an `(S, S)` map to the picture: `(H, W)`."""
-    return _resize(values[..., None], size_hw, is_nearest=config.nearest)[..., 0]
+    return _resize(values[..., None], size_hw, is_nearest=config.picks_nearest)[..., 0]
 
 
 def _resize(

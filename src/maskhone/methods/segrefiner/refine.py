@@ -104,7 +104,7 @@ class SegRefiner:
         if self.config.surroundings == 0:
             return Part(image=image, is_inside=is_inside, scores=scores)
         margin_px = round(self.config.surroundings * longer_side(is_inside))
-        window = surround(is_inside, margin_px)
+        window = surround(is_inside, margin_px, least_px=self.config.model_px)
         assert window is not None
         return Part(image=image[window], is_inside=is_inside[window], scores=scores[window])
 
@@ -153,7 +153,7 @@ class SegRefiner:
             noise = (
                 self.make_noise(keys)
                 if self.make_noise
-                else SeededNoise([(self.config.seed, key) for key in keys], self.device)
+                else SeededNoise([(self.config.noise_seed, key) for key in keys], self.device)
             )
             rgb = self.network.normalise(rgb_BSS3.permute(0, 3, 1, 2))
             found = run_backwards(

@@ -109,7 +109,9 @@ def make_loss(diffusion: DiffusionSchedule) -> LossFunction:
         noise = SeededNoise(batch["noise_seed"].tolist(), batch["target"].device)
         mask = draw_mask(batch["target"], batch["coarse"], batch["step"], diffusion, noise)
         rgb = bare.normalise(batch["rgb"].float())
-        logits = network(torch.cat([rgb, mask], dim=1), batch["step"]).float()
-        return mask_loss(logits, batch["target"]) + texture_loss(logits, batch["target"])
+        logits = network(torch.cat([rgb, mask], dim=1), batch["step"])
+        with torch.autocast(logits.device.type, enabled=False):  # edges need float32
+            logits = logits.float()
+            return mask_loss(logits, batch["target"]) + texture_loss(logits, batch["target"])
 
     return loss_of
