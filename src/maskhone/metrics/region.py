@@ -1,13 +1,13 @@
 """How well two masks agree as areas: IoU, Dice, and IoU pooled over a data set.
 
-All functions take two `(H, W)` bool masks. `ignore`, where given, marks pixels that are not scored
-(unlabelled ground truth).
+Unless said otherwise, functions take two `(H, W)` bool masks. `ignore`, where given, marks pixels
+that are not scored (unlabelled ground truth).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskhone.contracts import describe_size_mismatch
+from maskhone.contracts import FOREGROUND, describe_size_mismatch
 from maskhone.errors import InputError
 
 Mask = NDArray[np.bool_]  # (H, W)
@@ -109,6 +109,101 @@ class RegionScores:
             "dice": float(np.mean([scores["dice"] for scores in each])),
             "pooled_iou": float(intersection / union) if union else 1.0,
         }
+
+
+class ForegroundScores:
+    """Runs over many score maps: what papers call IoU or F1 of a binary task, side by side.
+
+    Counts are integers, so the order of the maps and their number of pixels do not matter.
+
+    Args:
+        threshold: a score above it is foreground.
+        keeps_equal: a score equal to the threshold is foreground too.
+
+    Source: PatchRefineNet section 9; its "mIoU" is `iou_acc`.
+
+    Example:
+        >>> import numpy as np
+        >>> metric = ForegroundScores()
+        >>> scores = np.array([[0.9, 0.8, 0.2, 0.5]], dtype=np.float32)
+        >>> _ = metric.update(scores, np.array([[True, False, False, False]]))
+        >>> found = metric.compute()
+        >>> round(found["iou_acc"], 4), found["iou"], round(found["iou_two"], 4), found["recall"]
+        (0.6667, 0.5, 0.5833, 1.0)
+    """
+
+    def __init__(self, threshold: float = FOREGROUND, *, keeps_equal: bool = False) -> None:
+        self.threshold = threshold
+        self.keeps_equal = keeps_equal
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all maps."""
+        self._each: list[dict[str, float]] = []
+        self._total = np.zeros(4, dtype=np.int64)
+        self._error, self._n_pixels = 0.0, 0
+
+    def update(self, scores: NDArray[np.floating], target: Mask) -> dict[str, float]:
+        """Adds one map of scores and its truth, and returns the map's own scores.
+
+        Args:
+            scores: `(H, W)` in [0, 1].
+            target: `(H, W)` bool.
+
+        Raises:
+            InputError: they differ in size, or the target is not bool.
+        """
+        is_above = scores >= self.threshold if self.keeps_equal else scores > self.threshold
+        counts = _count_four(is_above, target)
+        error = float(np.abs(scores.astype(np.float64) - target).sum())
+        self._total += counts
+        self._error += error
+        self._n_pixels += target.size
+        self._each.append(_foreground_scores(counts, error))
+        return self._each[-1]
+
+    def compute(self) -> dict[str, float]:
+        """Returns the scores of all maps; NaN before any update.
+
+        Returns:
+            `iou` and `dice` are means over maps, two empty masks scoring 1. The rest is of all
+            pixels together: `iou_acc`, `(I + 1) / (U + 1)`; `iou_two`, the mean of the IoU of
+            foreground and of background; `f1`, `precision`, `recall` of the foreground; `mae`, the
+            mean of |score - target|.
+        """
+        if not self._each:
+            return dict.fromkeys(_foreground_scores(self._total, 0.0), np.nan)
+        means = {k: float(np.mean([scores[k] for scores in self._each])) for k in ("iou", "dice")}
+        return {**_foreground_scores(self._total, self._error), **means}
+
+
+def _count_four(prediction: Mask, target: Mask) -> NDArray[np.int64]:
+    """Counts pixels: right and wrong foreground, missed foreground, right background."""
+    prediction, target = prepare_pair(prediction, target)
+    both = np.count_nonzero(prediction & target)
+    wrong, missed = np.count_nonzero(prediction) - both, np.count_nonzero(target) - both
+    return np.array([both, wrong, missed, target.size - both - wrong - missed], dtype=np.int64)
+
+
+def _foreground_scores(counts: NDArray[np.int64], error: float) -> dict[str, float]:
+    both, wrong, missed, neither = counts.tolist()
+    n_wrong = wrong + missed
+    iou = _share(both, both + n_wrong)
+    return {
+        "iou": iou,
+        "dice": _share(2 * both, 2 * both + n_wrong),
+        "iou_acc": (both + 1) / (both + n_wrong + 1),
+        "iou_two": (iou + _share(neither, neither + n_wrong)) / 2,
+        "f1": _share(2 * both, 2 * both + n_wrong),
+        "precision": _share(both, both + wrong),
+        "recall": _share(both, both + missed),
+        "mae": error / max(both + n_wrong + neither, 1),
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    """Divides; nothing asked and nothing given is full agreement."""
+    return part / whole if whole else 1.0
 
 
 def prepare_pair(prediction: Mask, target: Mask, ignore: Mask | None = None) -> tuple[Mask, Mask]:
