@@ -167,6 +167,10 @@ def evaluate(
         typer.Option(help="COCO json: TARGET is LVIS, score COCO's categories on its images."),
     ] = None,
     per_mask: Annotated[Path | None, typer.Option(help="Write a CSV with a line per mask.")] = None,
+    saliency: Annotated[
+        bool,
+        typer.Option(help="Score soft maps too: F-, E-, S-measure, MAE, IoU and F1 as in papers."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Score masks against ground truth."""
@@ -182,12 +186,13 @@ def evaluate(
             target_value=target_value,
             coco_images=coco_images,
             per_mask=per_mask,
+            saliency=saliency,
             on_progress=on_progress,
         )
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
-        out.print(_score_table(report.rows))
+        out.print(_score_table(report.rows, is_tall=saliency))
     _finish(report.problems)
 
 
@@ -400,8 +405,11 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         raise typer.Exit(130)
 
 
-def _score_table(rows: list[dict[str, Any]]) -> Table:
+def _score_table(rows: list[dict[str, Any]], *, is_tall: bool = False) -> Table:
     table = Table(box=None, pad_edge=False)
+    if is_tall:  # scores below one another: they are too many for a line
+        first, *names = rows[0]
+        rows = [{first: name, **{str(row[first]): row[name] for row in rows}} for name in names]
     for name in rows[0] if rows else ():
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:

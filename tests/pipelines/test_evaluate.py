@@ -6,6 +6,7 @@ import pytest
 
 from maskhone.data.coco import to_rle
 from maskhone.errors import UsageError
+from maskhone.metrics.saliency import SaliencyScores
 from maskhone.pipelines.evaluate import evaluate_files
 
 
@@ -169,3 +170,44 @@ def test_coco_polygons_that_are_right_have_an_ap_of_one(tmp_path):
 def test_coco_masks_that_are_wrong_have_an_ap_of_zero(tmp_path):
     wrong = [[14, 14, 14, 18, 18, 18, 18, 14]]
     assert evaluate_files(*coco_files(tmp_path, wrong)).rows[0]["AP"] == 0
+
+
+def test_soft_maps_are_scored_in_all_ways_of_papers(scored, save_picture):
+    grey = columns(0, 2)
+    grey[:, 2:4] = 102  # 0.4: not foreground, but not nothing
+    save_picture(scored[0] / "half.png", grey)
+    (row,) = evaluate_files(*scored, saliency=True).rows
+    assert row["iou"] == pytest.approx((1 + 1 / 2) / 2)
+    assert row["iou_acc"] == pytest.approx((16 + 8 + 1) / (16 + 16 + 1))
+    assert row["iou_two"] == pytest.approx((24 / 32 + 32 / 40) / 2)
+    assert (row["precision"], row["recall"]) == (1.0, 24 / 32)
+    assert row["mae"] == pytest.approx((8 * 0.6) / (2 * 32))
+    truth = columns(0, 4) > 0
+    metric = SaliencyScores()
+    for picture in (columns(0, 4), grey):
+        metric.update(picture / 255, truth)
+    found = metric.compute()
+    assert row["mae_stretched"] == pytest.approx(found.pop("mae"))
+    assert {name: row[name] for name in found} == pytest.approx(found)
+
+
+def test_saliency_scores_are_in_the_csv_and_the_difference(scored, tmp_path):
+    path = tmp_path / "out.csv"
+    report = evaluate_files(*scored, coarse=tmp_path / "coarse", saliency=True, per_mask=path)
+    coarse, refined, difference = report.rows
+    assert difference["s_measure"] == pytest.approx(refined["s_measure"] - coarse["s_measure"])
+    with path.open() as file:
+        assert {"s_measure", "e_max", "f_adaptive"} <= next(csv.DictReader(file)).keys()
+
+
+def test_saliency_refuses_a_target_with_ignored_pixels(scored, save_picture):
+    save_picture(scored[1] / "exact.png", columns(0, 4) // 255)
+    save_picture(scored[1] / "half.png", np.array([[1, 255] * 4] * 4, dtype=np.uint8))
+    report = evaluate_files(*scored, target_value=1, saliency=True)
+    assert any("half" in problem and "ignored pixels" in problem for problem in report.problems)
+    assert report.rows[0]["n"] == 1
+
+
+def test_saliency_is_refused_with_json(coco):
+    with pytest.raises(UsageError, match="--saliency"):
+        evaluate_files(*coco, saliency=True)

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from maskhone.errors import InputError, UsageError
 from maskhone.metrics.average_precision import average_precision
 from maskhone.metrics.boundary import BoundaryScores
 from maskhone.metrics.cityscapes import CityscapesAP
-from maskhone.metrics.region import RegionScores
+from maskhone.metrics.region import ForegroundScores, RegionScores
+from maskhone.metrics.saliency import SaliencyScores
 from maskhone.ops.masks import IGNORE_LABEL
 
 Progress = Callable[[int, int], None]
 BoolMask = NDArray[np.bool_]
+Map = NDArray[np.float32]  # (H, W) scores
 
 VOID_IDS = tuple(i for i, label in CITYSCAPES_LABELS.items() if label.is_ignored)
 THINGS = {
@@ -64,6 +66,7 @@ def evaluate_files(
     target_value: int | None = None,
     coco_images: Path | None = None,
     per_mask: Path | None = None,
+    saliency: bool = False,
     on_progress: Progress | None = None,
 ) -> EvaluationReport:
     """Scores predictions, and coarse masks beside them, against ground truth.
@@ -80,6 +83,8 @@ def evaluate_files(
         coco_images: COCO ground-truth json; the target is LVIS, the results have COCO's
             categories, and only the images of this json are scored (AP*).
         per_mask: CSV to write, one line per mask (folders only).
+        saliency: score soft maps too (folders only): F-, E- and S-measure, and what papers call
+            IoU, F1, precision, recall and MAE; see `ForegroundScores` and `SaliencyScores`.
         on_progress: called with finished and planned masks.
 
     Returns:
@@ -99,8 +104,10 @@ def evaluate_files(
             raise InputError(f"{path}: no such file or folder; check the path")
     form = _find_form(prediction, format)
     is_folder = form in ("folder", "big")
-    if not is_folder and (ids or per_mask or target_value is not None):
-        raise UsageError("--ids, --per-mask and --target-value go with folders of masks only")
+    if not is_folder and (ids or per_mask or saliency or target_value is not None):
+        raise UsageError(
+            "--ids, --per-mask, --saliency and --target-value go with folders of masks only"
+        )
     if form != "coco" and coco_images is not None:
         raise UsageError("--coco-images goes with json only")
     if form == "coco":
@@ -111,7 +118,8 @@ def evaluate_files(
     if form == "cityscapes":
         return _with_difference([_score_cityscapes(k, p, target) for k, p in sets.items()], ())
     index = _index_big if form == "big" else _index
-    return _score_folders(sets, target, ids, target_value, per_mask, on_progress, index)
+    tallies = {kind: _MapTally() if saliency else _Tally() for kind in sets}
+    return _score_folders(sets, target, ids, target_value, per_mask, on_progress, index, tallies)
 
 
 def _index_big(folder: Path, role: str) -> dict[str, Path]:
@@ -141,18 +149,51 @@ class _Tally:
     boundary: BoundaryScores = field(default_factory=BoundaryScores)
     lines: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, mask: BoolMask, truth: BoolMask, ignore: BoolMask | None) -> None:
-        scores = {
+    def check(self, name: str, ignore: BoolMask | None) -> None:
+        """Refuses what cannot be scored."""
+
+    def add(self, name: str, scores: Map, truth: BoolMask, ignore: BoolMask | None) -> None:
+        mask = scores > FOREGROUND
+        found = {
             **self.region.update(mask, truth, ignore=ignore),
             **self.boundary.update(mask, truth, ignore=ignore),
         }
-        self.lines.append({"mask": name, **scores})
+        self.lines.append({"mask": name, **found})
 
     def row(self, name: str) -> dict[str, Any]:
         boundary = self.boundary.compute()
         undefined = int(boundary.pop("mba_undefined"))
         row = {"masks": name, "n": len(self.lines), **self.region.compute(), **boundary}
         return {**row, "without mba": undefined} if undefined else row
+
+
+@dataclass(kw_only=True)
+class _MapTally(_Tally):
+    """Running scores that also look at the probabilities of whole pictures."""
+
+    foreground: ForegroundScores = field(default_factory=ForegroundScores)
+    saliency: SaliencyScores = field(default_factory=SaliencyScores)
+
+    def check(self, name: str, ignore: BoolMask | None) -> None:
+        if ignore is not None and ignore.any():
+            raise InputError(
+                f"{name}: the target has ignored pixels (255), but --saliency scores whole "
+                "pictures; leave the flag out, or label these pixels"
+            )
+
+    def add(self, name: str, scores: Map, truth: BoolMask, ignore: BoolMask | None) -> None:
+        super().add(name, scores, truth, ignore)
+        self.lines[-1].update(self.foreground.update(scores, truth))
+        self.lines[-1].update(_name_stretched(self.saliency.update(scores, truth)))
+
+    def row(self, name: str) -> dict[str, Any]:
+        maps = {**self.foreground.compute(), **_name_stretched(self.saliency.compute())}
+        return {**super().row(name), **maps}
+
+
+def _name_stretched(scores: dict[str, float]) -> dict[str, float]:
+    """Tells the error of stretched maps, as in published saliency tables, from the plain one."""
+    return {"mae_stretched" if k == "mae" else k: v for k, v in scores.items()}
 
 
 def _score_folders(
@@ -163,15 +204,18 @@ def _score_folders(
     per_mask: Path | None,
     on_progress: Progress | None,
     index: Callable[[Path, str], dict[str, Path]],
+    tallies: Mapping[str, _Tally],
 ) -> EvaluationReport:
     truths = index(target, "target")
-    tallies = {kind: _Tally() for kind in sets}
     files = {kind: index(folder, kind) for kind, folder in sets.items()}
     names = _read_ids(ids) if ids else sorted(truths.keys() | files[next(reversed(sets))].keys())
     problems = []
     for done, name in enumerate(names, start=1):
         try:
             pairs = {k: list(_pairs(name, files[k], truths, target_value)) for k in sets}
+            for kind, found in pairs.items():
+                for pair_name, _, _, ignore in found:
+                    tallies[kind].check(pair_name, ignore)
             for kind, found in pairs.items():
                 for pair in found:
                     tallies[kind].add(*pair)
@@ -201,8 +245,8 @@ def _read_ids(path: Path) -> list[str]:
 
 def _pairs(
     name: str, files: dict[str, Path], truths: dict[str, Path], target_value: int | None
-) -> Iterator[tuple[str, BoolMask, BoolMask, BoolMask | None]]:
-    """Yields name, prediction, truth and ignored pixels of each mask of a file."""
+) -> Iterator[tuple[str, Map, BoolMask, BoolMask | None]]:
+    """Yields name, scores, truth and ignored pixels of each mask of a file."""
     for kind, known in (("prediction", files), ("target", truths)):
         if name not in known:
             raise InputError(f"{name}: no {kind} of this name; score a part with --ids")
@@ -228,7 +272,7 @@ def _pairs(
 
 def _label_pairs(
     name: str, found: MaskFile, truth: MaskFile
-) -> Iterator[tuple[str, BoolMask, BoolMask, BoolMask | None]]:
+) -> Iterator[tuple[str, Map, BoolMask, BoolMask | None]]:
     """Pairs the classes of two label maps; a class that only one of them has meets nothing."""
     assert truth.labels is not None
     assert truth.label_map is not None
@@ -240,17 +284,18 @@ def _label_pairs(
     assert found.labels is not None
     ignore = truth.label_map == IGNORE_LABEL
     for label in sorted({*truth.labels.tolist(), *found.labels.tolist()}):
-        yield f"{name}#{label}", found.label_map == label, truth.label_map == label, ignore
+        scores = (found.label_map == label).astype(np.float32)
+        yield f"{name}#{label}", scores, truth.label_map == label, ignore
 
 
 def _pair(
     name: str, found: MaskFile, number: int, truth: BoolMask, ignore: BoolMask | None
-) -> tuple[str, BoolMask, BoolMask, BoolMask | None]:
-    mask = found.scores[number] > FOREGROUND
-    if mask.shape != truth.shape:
-        said = describe_size_mismatch(truth.shape, mask.shape).replace("image", "target", 1)
+) -> tuple[str, Map, BoolMask, BoolMask | None]:
+    scores = found.scores[number]
+    if scores.shape != truth.shape:
+        said = describe_size_mismatch(truth.shape, scores.shape).replace("image", "target", 1)
         raise InputError(f"{found.path}: {said}")
-    return name, mask, truth, ignore
+    return name, scores, truth, ignore
 
 
 def _score_coco(name: str, prediction: Path, truth: Any) -> dict[str, Any]:
@@ -303,7 +348,7 @@ def _with_difference(rows: list[dict[str, Any]], problems: tuple[str, ...]) -> E
     return EvaluationReport(rows=rows, problems=problems)
 
 
-def _write_csv(path: Path, tallies: dict[str, _Tally]) -> None:
+def _write_csv(path: Path, tallies: Mapping[str, _Tally]) -> None:
     lines = [{"set": kind, **line} for kind, tally in tallies.items() for line in tally.lines]
     with replace_when_done(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else ["set", "mask"])
