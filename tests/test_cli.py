@@ -144,11 +144,15 @@ def test_evaluate_prints_a_table_for_people(run_cli, folders):
     assert "1.0000" in run_cli("evaluate", folders.masks, folders.masks).out
 
 
-def test_evaluate_prints_the_many_scores_of_maps_below_one_another(run_cli, folders):
-    masks = folders.masks
-    said = run_cli("evaluate", masks, masks, "--coarse", masks, "--saliency").out.splitlines()
-    assert said[0].split() == ["masks", "coarse", "refined", "difference"]
-    assert ["s_measure", "1.0000", "1.0000", "0.0000"] in [line.split() for line in said]
+def test_evaluate_prints_the_many_scores_of_maps_below_one_another(run_cli, folders, save_picture):
+    masks, empty = folders.masks, folders.masks.parent / "empty"
+    save_picture(empty / "a.png", np.zeros((40, 48), np.uint8))  # its outline has no accuracy
+    arguments = ("evaluate", masks, masks, "--coarse", masks, "--saliency")
+    said = [line.split() for line in run_cli(*arguments).out.splitlines()]
+    assert said[0] == ["masks", "coarse", "refined", "difference"]
+    assert ["s_measure", "1.0000", "1.0000", "0.0000"] in said
+    said = run_cli("evaluate", empty, empty, "--coarse", empty, "--saliency").out
+    assert "without mba" in said
 
 
 @pytest.mark.parametrize(

@@ -408,8 +408,8 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def _score_table(rows: list[dict[str, Any]], *, is_tall: bool = False) -> Table:
     table = Table(box=None, pad_edge=False)
     if is_tall:  # scores below one another: they are too many for a line
-        first, *names = rows[0]
-        rows = [{first: name, **{str(row[first]): row[name] for row in rows}} for name in names]
+        first, *names = dict.fromkeys(name for row in rows for name in row)
+        rows = [{first: name, **{row[first]: row.get(name) for row in rows}} for name in names]
     for name in rows[0] if rows else ():
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
