@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
-from maskhone.methods.prn.loss import edges_of, region_loss, total_loss, truth_loss
+from maskhone.methods.prn.loss import region_loss, total_loss
 from maskhone.methods.prn.merge import merge_branches
 from maskhone.methods.prn.network import (
     PRN,
@@ -23,6 +23,7 @@ from maskhone.methods.prn.network import (
     Upsample,
 )
 from maskhone.methods.prn.thresholds import find_image_threshold, find_thresholds
+from maskhone.nn.losses import edges_of, truth_loss
 
 
 @pytest.fixture

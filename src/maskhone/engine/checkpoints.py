@@ -6,16 +6,33 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskhone.errors import WeightsError
 
+_WRAPPERS = ("state_dict", "model")  # where trainers put the tensors beside other facts
+_SCALARS = (np.float64(0), np.float32(0), np.int64(0), np.bool_(False))
+_rebuild_scalar = _SCALARS[0].__reduce__()[0]
+_PLAIN_TYPES: list[Any] = [
+    np.dtype,
+    *(type(scalar.dtype) for scalar in _SCALARS),
+    (_rebuild_scalar, "numpy.core.multiarray.scalar"),  # NumPy 1
+    (_rebuild_scalar, "numpy._core.multiarray.scalar"),  # NumPy 2
+]
+"""What the pickle of a NumPy number consists of; none of it runs code of the file."""
+
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of an mmcv checkpoint, or of a bare state dict, without running code."""
+    """Reads a checkpoint's tensors without running code.
+
+    They may be bare, or lie under `state_dict` or `model` beside numbers, NumPy's too; a prefix
+    `module.` is taken away.
+    """
     try:
-        file: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN_TYPES):
+            file: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: the pickle holds more than plain tensors and was not opened; "
@@ -23,12 +40,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read as a PyTorch checkpoint ({error})") from error
-    state = file.get("state_dict", file) if isinstance(file, dict) else None
+    state = _unwrap(file)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
-        raise WeightsError(f"{path}: expected a dict of tensors, or one under 'state_dict'")
+        raise WeightsError(
+            f"{path}: expected a dict of tensors, or one under 'state_dict' or 'model'"
+        )
     return {re.sub(r"^module\.", "", key): value for key, value in state.items()}
+
+
+def _unwrap(file: Any) -> Any:
+    if not isinstance(file, dict):
+        return None
+    wrapped = (file[name] for name in _WRAPPERS if isinstance(file.get(name), dict))
+    return next(wrapped, file)
 
 
 def check_keys(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

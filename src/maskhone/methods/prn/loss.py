@@ -8,13 +8,13 @@ other order, whose gradients are not finite.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy, conv2d
+from torch.nn.functional import binary_cross_entropy
+
+from maskhone.nn.losses import edge_loss, truth_loss
 
 LABEL_SHARE = 0.7  # of the pseudo-labels; the truth has the rest
 _REGION_SHARE = 0.7  # of the focal term; the edges have the rest
 _FOCAL_WEIGHT = 0.75  # 1 - alpha with alpha 0.25, on both classes alike
-_FOREGROUND_WEIGHT = 1.12
-_SMALLEST = 1e-15
 
 
 def total_loss(branches: list[Tensor], label_B1HW: Tensor, truth_B1HW: Tensor) -> Tensor:
@@ -36,22 +36,3 @@ def region_loss(prediction_B1HW: Tensor, target_B1HW: Tensor) -> Tensor:
     focal = (_FOCAL_WEIGHT * (1 - torch.exp(-entropy)).square() * entropy).mean()
     edges = edge_loss(prediction_B1HW, target_B1HW)
     return _REGION_SHARE * focal + (1 - _REGION_SHARE) * edges
-
-
-def truth_loss(prediction_B1HW: Tensor, target_B1HW: Tensor) -> Tensor:
-    """Computes cross entropy with a little more weight on the foreground."""
-    inside = _FOREGROUND_WEIGHT * target_B1HW * torch.log(prediction_B1HW + _SMALLEST)
-    outside = (1 - target_B1HW) * torch.log(1 - prediction_B1HW + _SMALLEST)
-    return -(inside + outside).mean()
-
-
-def edge_loss(prediction_B1HW: Tensor, target_B1HW: Tensor) -> Tensor:
-    """Computes cross entropy between the edges of prediction and target."""
-    return binary_cross_entropy(edges_of(prediction_B1HW), edges_of(target_B1HW))
-
-
-def edges_of(mask_B1HW: Tensor) -> Tensor:
-    """Returns the positive part of tanh of the Laplacian; beyond the border is 0."""
-    kernel = torch.full((1, 1, 3, 3), -1.0, dtype=mask_B1HW.dtype, device=mask_B1HW.device)
-    kernel[..., 1, 1] = 8.0
-    return torch.relu(torch.tanh(conv2d(mask_B1HW, kernel, padding=1)))

@@ -1,0 +1,80 @@
+"""Base models and their weight files: the authors' checkpoints in, segmenters out.
+
+Our modules carry the published names, so no key is renamed; a wrapper (`state_dict`, `model`) and
+the prefix `module.` are taken away.
+"""
+
+from pathlib import Path
+
+import torch
+
+from maskhone.contracts import Segmenter
+from maskhone.engine.checkpoints import check_keys, read_state_dict
+from maskhone.engine.infer import choose_device, choose_dtype
+from maskhone.engine.weights import find_weights, load_weights, save_weights
+from maskhone.errors import UsageError, WeightsError
+from maskhone.segmenters.catalogue import SEGMENTERS, build_network, make_segmenter
+
+
+def load_segmenter(
+    weights: str | Path, *, name: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> Segmenter:
+    """Loads a base model.
+
+    Args:
+        weights: a maskhone weight file; it knows which model it belongs to.
+        name: the model it has to be, a key of `SEGMENTERS`; None takes any.
+        device: `auto`, `cpu`, `cuda`, ...
+        dtype: of the matrix products: `auto`, `fp32`, `bf16`, `fp16`.
+
+    Returns:
+        An object with `segment(image) -> scores`.
+
+    Raises:
+        UsageError: unknown model, device or dtype.
+        WeightsError: the weights are missing, damaged or of another network.
+    """
+    if name is not None and name not in SEGMENTERS:
+        raise UsageError(f"unknown base model {name!r}; known: {', '.join(SEGMENTERS)}")
+    path = find_weights(weights)
+    state, header = load_weights(path)
+    method = header.get("method")
+    if method not in SEGMENTERS or name not in (None, method):
+        expected = name or f"a base model ({', '.join(SEGMENTERS)})"
+        raise WeightsError(f"{path}: these are weights of {method}, not of {expected}")
+    chosen = choose_device(device)
+    return make_segmenter(
+        str(method),
+        state,
+        device=chosen,
+        dtype=choose_dtype(dtype, chosen),
+        source=str(path),
+        **header.get("config", {}),
+    )
+
+
+def import_segmenter(path: Path, out: Path | None = None, *, name: str) -> Path:
+    """Converts a published checkpoint of a base model to a maskhone weight file; returns its path.
+
+    Args:
+        path: the authors' `.th` or `.pth`, bare or under `state_dict` or `model`.
+        out: file to write; by default `<name>.safetensors` beside the input.
+        name: a key of `SEGMENTERS`.
+
+    Raises:
+        UsageError: unknown name.
+        WeightsError: damaged file, not plain tensors, or keys of another network.
+    """
+    with torch.device("meta"):
+        expected = build_network(name).state_dict()
+    state = read_state_dict(path)
+    check_keys(path, state, expected)
+    header = {
+        "name": name,
+        "method": name,
+        "licence": "as published by the authors",
+        "config": {},
+        "source": f"savinay95n/PatchRefineNet, {path.name}",
+        "data": SEGMENTERS[name].data,
+    }
+    return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)

@@ -1,0 +1,1 @@
+"""Base models: they make scores from a picture alone."""
