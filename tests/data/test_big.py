@@ -68,12 +68,21 @@ def test_big_is_refined_and_scored(run_cli, big, tmp_path):
     assert '"n": 2' in scored.out
 
 
+def test_coarse_masks_do_not_replace_the_clean_ones(run_cli, big, tmp_path):
+    before = {path: path.read_bytes() for path in big.iterdir()}
+    for output in (big, big / "coarse"):
+        said = run_cli("coarse", big, "-o", output)
+        assert said.code == 2
+        assert "beside" in said.err
+    assert {path: path.read_bytes() for path in big.iterdir()} == before
+
+
 def test_masks_are_made_coarse_before_training(run_cli, big, tmp_path):
     clean = tmp_path / "clean"
     clean.mkdir()
-    ring = np.zeros((60, 60), dtype=np.uint8)
-    ring[10:50, 10:50] = 255
-    ring[25:35, 25:35] = 0
+    ring = np.zeros((120, 120), dtype=np.uint8)
+    ring[15:105, 15:105] = 255
+    ring[40:80, 40:80] = 0
     PIL.Image.fromarray(ring).save(clean / "a.png")
     PIL.Image.fromarray(ring).save(clean / "b.png")
     for name, flags in (("coarse", []), ("again", []), ("expand", ["--fill-holes"])):
@@ -85,4 +94,4 @@ def test_masks_are_made_coarse_before_training(run_cli, big, tmp_path):
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
     assert 0.3 < np.sum(one & (ring > 0)) / np.sum(one | (ring > 0)) < 1
-    assert filled[25:35, 25:35].mean() > one[25:35, 25:35].mean()
+    assert filled[40:80, 40:80].mean() > one[40:80, 40:80].mean() + 0.2

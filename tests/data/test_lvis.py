@@ -52,13 +52,38 @@ def test_detections_of_what_nobody_looked_for_do_not_count(lvis, disc):
     assert scores["AP_frequent"] == 0
 
 
-def test_no_detections_score_zero(lvis):
-    assert average_precision([], lvis)["AP"] == 0
+@pytest.mark.parametrize("kind", ["segm", "boundary"])
+def test_no_detections_score_zero_where_there_is_truth(lvis, kind):
+    scores = average_precision([], lvis, kind=kind)
+    assert scores["AP"] == scores["AP_rare"] == scores["AR"] == 0
+    assert np.isnan(scores["AP_common"])
+
+
+def test_results_without_boxes_are_scored_twice(lvis, disc):
+    """The scorer completes entries; the caller's stay as they are."""
+    results = [detect(disc, 1, 900), detect(disc, 2, 900)]
+    for entry in results:
+        del entry["bbox"]
+    before = json.dumps(results)
+    for kind in ("segm", "boundary"):
+        scores = average_precision(results, lvis, kind=kind)
+        assert scores["AP_frequent"] == pytest.approx(1)
+    assert json.dumps(results) == before
+
+
+@pytest.mark.parametrize("field", ["category_id", "score"])
+def test_results_that_lack_a_field_are_refused(lvis, disc, field):
+    entry = detect(disc, 1, 900)
+    del entry[field]
+    with pytest.raises(InputError, match=f"entry 0 has no {field}"):
+        average_precision([entry], lvis)
 
 
 def test_another_json_is_refused():
     with pytest.raises(InputError, match="categories"):
         to_coco({"images": [], "annotations": []}, {"images": []})
+    with pytest.raises(InputError, match="COCO json has no images"):
+        to_coco({"images": [], "annotations": [], "categories": []}, [])
 
 
 def test_evaluate_finds_the_coco_part(run_cli, lvis, disc, tmp_path):

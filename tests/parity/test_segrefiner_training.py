@@ -38,7 +38,7 @@ from maskhone.methods.segrefiner.crops import (
     draw_patch_coarse,
     draw_wide_crop,
 )
-from maskhone.methods.segrefiner.diffusion import DiffusionSchedule, draw_mask
+from maskhone.methods.segrefiner.diffusion import DiffusionSchedule, draw_mask, draw_steps
 from maskhone.methods.segrefiner.loss import (
     batch_iou,
     edge_strength,
@@ -163,11 +163,6 @@ def find_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     assert box is not None
     x, y, width, height = box
     return x, y, x + width, y + height
-
-
-def draw_steps(numbers: np.random.RandomState, num_timesteps: int, count: int) -> np.ndarray:
-    """Draws as `ViewSource` does inline; to be replaced by its function once there is one."""
-    return numbers.choice(num_timesteps, size=count)
 
 
 @pytest.mark.parametrize("fixture", find_holding("diffusion*", holds("uniform_sampler")))

@@ -50,6 +50,8 @@ def to_coco(lvis: Any, coco: Any) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if key not in lvis:
             raise InputError(f"LVIS ground truth has no {key}; give lvis_v1_val.json")
+    if not isinstance(coco, dict) or "images" not in coco:
+        raise InputError("COCO json has no images; give instances_val2017.json")
     ids_by_synset = {synset: number for number, synset in SYNSETS.items()}
     new_ids = {
         category["id"]: ids_by_synset[category["synset"]]

@@ -23,7 +23,8 @@ from maskhone.errors import InputError, MissingExtraError, UsageError
 logger = logging.getLogger(__name__)
 
 Batch = Mapping[str, Tensor]
-LossFunction = Callable[[nn.Module, Batch], Tensor]
+LossFunction = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+"""Gives `loss`, the scalar to make small, and what else is to be logged."""
 Collate = Callable[[list[Any]], Batch]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -138,7 +139,7 @@ def fit(
 
     Args:
         network: parameters to train.
-        loss_of: gives the scalar loss of a batch.
+        loss_of: gives the scalar `loss` of a batch, and other scalars for the log.
         samples: any index gives a sample; sample numbers 0, 1, 2, ... are used in order.
         collate: joins samples into a batch.
         schedule: how to optimise.
@@ -163,14 +164,14 @@ def fit(
     for step, batch in enumerate(batches, start=start):
         rate = _set_learning_rate(optimizer, schedule, step)
         with accelerator.autocast():
-            loss = loss_of(network, batch)
+            found = loss_of(network, batch)
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
+        accelerator.backward(found["loss"])
         if schedule.clip_norm > 0:
             accelerator.clip_grad_norm_(network.parameters(), schedule.clip_norm)
         optimizer.step()
         done = step + 1
-        log.add(loss.detach())
+        log.add(found)
         if done % schedule.log_every == 0 or done == schedule.iterations:
             log.write(done, rate)
         if validate and (done % schedule.validate_every == 0 or done == schedule.iterations):
@@ -314,11 +315,11 @@ def _load_checkpoint(out_dir: Path, network: nn.Module, optimizer: torch.optim.O
 
 
 class _Log:
-    """Appends one JSON line per report: step, mean loss since the last, rate, seconds."""
+    """Appends one JSON line per report: step, mean losses since the last, rate, seconds."""
 
     def __init__(self, path: Path, *, start: int, is_main: bool) -> None:
         self.path, self.is_main = path, is_main
-        self.losses: list[Tensor] = []
+        self.found: list[dict[str, Tensor]] = []
         self.began = time.monotonic()
         if is_main:
             self._keep_until(start)
@@ -329,20 +330,23 @@ class _Log:
         kept = [line for line in lines if json.loads(line)["step"] <= start]
         self.path.write_text("".join(f"{line}\n" for line in kept))
 
-    def add(self, loss: Tensor) -> None:
-        self.losses.append(loss)
+    def add(self, found: Mapping[str, Tensor]) -> None:
+        self.found.append({name: value.detach() for name, value in found.items()})
 
     def write(self, step: int, rate: float) -> None:
-        mean = torch.stack(self.losses).mean().item()
-        self.losses.clear()
+        means = {
+            name: round(torch.stack([one[name] for one in self.found]).mean().item(), 5)
+            for name in self.found[0]
+        }
+        self.found.clear()
         line = {
             "step": step,
-            "loss": round(mean, 5),
+            **means,
             "learning_rate": float(f"{rate:.4g}"),
             "seconds": round(time.monotonic() - self.began, 1),
         }
         self._append(line)
-        logger.info("step %d, loss %.4f", step, mean)
+        logger.info("step %d, loss %.4f", step, means["loss"])
 
     def note(self, step: int, scores: Mapping[str, float]) -> None:
         """Appends the figures of a validation."""

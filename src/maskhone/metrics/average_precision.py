@@ -25,6 +25,8 @@ _LVIS_NAMES = {
     "AR_large": "AR_large",
 }
 
+_NEEDED = ("image_id", "category_id", "score")
+
 LVIS_DETECTIONS = 300
 """Detections per image, the surest ones (lvis-dataset/lvis-api:lvis/results.py)."""
 
@@ -66,13 +68,15 @@ def average_precision(
     _check(truth)
     has_lvis_rules = is_lvis(truth)
     names = {**_NAMES, **(_LVIS_NAMES if has_lvis_rules else {})}
-    entries = _as_list(results)
+    entries = _as_list(results, name)
     if has_lvis_rules:
         entries = _keep_listed(entries, truth)
     elif kind != "bbox":
         entries = _without_boxes(entries)
+    if not entries:  # faster-coco-eval takes no empty list; one that is nowhere right counts alike
+        entries = _miss(truth)
     if not entries:
-        return dict.fromkeys(names, 0.0 if truth["annotations"] else float("nan"))
+        return dict.fromkeys(names, float("nan"))
     with contextlib.redirect_stdout(io.StringIO()):
         known = COCO(_complete(truth))
         try:
@@ -128,8 +132,26 @@ def _complete(data: Any) -> dict[str, Any]:
     return {**data, "annotations": [{"iscrowd": 0, **each, "id": n} for n, each in numbered]}
 
 
-def _as_list(data: Any) -> list[dict[str, Any]]:
-    return list(data.get("annotations", []) if isinstance(data, dict) else data)
+def _as_list(data: Any, name: str) -> list[dict[str, Any]]:
+    """Copies the entries, since the scorer writes into them."""
+    entries = data.get("annotations", []) if isinstance(data, dict) else data
+    for i, entry in enumerate(entries):
+        missing = [field for field in _NEEDED if field not in entry]
+        if missing:
+            raise InputError(f"{name}: entry {i} has no {' and no '.join(missing)}")
+    return [dict(entry) for entry in entries]
+
+
+def _miss(truth: Any) -> list[dict[str, Any]]:
+    """Makes one empty detection of the first object, which finds nothing."""
+    images = {image["id"]: image for image in truth["images"]}
+    for each in truth["annotations"]:
+        if image := images.get(each["image_id"]):
+            height, width = image["height"], image["width"]
+            empty = {"size": [height, width], "counts": [height * width]}
+            place = {k: each[k] for k in ("image_id", "category_id")}
+            return [{**place, "score": 0.0, "bbox": [0, 0, 0, 0], "segmentation": empty}]
+    return []
 
 
 def _without_boxes(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

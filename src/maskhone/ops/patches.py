@@ -1,5 +1,6 @@
 """Patches: cut equal boxes out of an array, and average overlapping patches back together."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,12 @@ def crop(array: NDArray[Any], boxes_xyxy: Boxes) -> NDArray[Any]:
 
 
 def paste_average(
-    patches: NDArray[np.float32], boxes_xyxy: Boxes, size_hw: tuple[int, int]
+    patches: Iterable[NDArray[np.float32]], boxes_xyxy: Boxes, size_hw: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Averages patches where they overlap: the inverse of `crop` on covered pixels.
 
     Args:
-        patches: `(N, h, w)` float32.
+        patches: N of `(h, w)` float32; an array, or made one after another.
         boxes_xyxy: `(N, 4)`, where each patch belongs; parts outside the image are dropped.
         size_hw: height and width of the result.
 

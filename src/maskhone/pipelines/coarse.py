@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND
 from maskhone.data.images import MASK_SUFFIXES, read_mask, write_mask
-from maskhone.errors import InputError
+from maskhone.errors import InputError, UsageError
 from maskhone.methods.segrefiner.coarse import Draws, make_coarse
 
 
@@ -30,7 +30,7 @@ def make_coarse_files(
         output: folder for files of the same names. SegRefiner's HR training wants `coarse/`, and
             `coarse_expand/` made with `fill_holes`, beside the masks.
         fill_holes: close the holes of each mask first.
-        seed: of the run; what a file becomes depends on this and on its name alone.
+        seed: of the run; what a file becomes depends on this, `fill_holes` and its name alone.
         resume: leave files alone that are there already.
         on_progress: called with finished and planned files.
 
@@ -38,6 +38,8 @@ def make_coarse_files(
     Differs: masks are cut at one half beforehand, and every file has a seed of its own; the
     original's workers repeat one another, and small masks come out empty.
     """
+    if masks.resolve() == output.resolve() or masks.resolve() in output.resolve().parents:
+        raise UsageError(f"{output}: lies in the folder of clean masks; name one beside it")
     files = sorted(p for p in masks.rglob("*") if p.suffix.lower() in MASK_SUFFIXES)
     if not files:
         raise InputError(f"{masks}: holds no masks; check the folder")
@@ -46,7 +48,7 @@ def make_coarse_files(
         name = path.relative_to(masks)
         try:
             if not (resume and (output / name).exists()):
-                _make_one(path, output / name, fill_holes, (seed, _hash(name)))
+                _make_one(path, output / name, fill_holes, (seed, int(fill_holes), _hash(name)))
         except InputError as error:
             problems.append(str(error))
         if on_progress is not None:
@@ -54,7 +56,7 @@ def make_coarse_files(
     return problems
 
 
-def _make_one(path: Path, output: Path, fill_holes: bool, seed: tuple[int, int]) -> None:
+def _make_one(path: Path, output: Path, fill_holes: bool, seed: tuple[int, int, int]) -> None:
     mask_file = read_mask(path)
     draws = Draws(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     made = []

@@ -194,3 +194,12 @@ def test_weights_of_another_network_are_refused():
     del state["out.2.bias"]
     with pytest.raises(WeightsError, match="lite"):
         build_network(state, CONFIG, source="a")
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_mask_that_vanishes_when_shrunk_is_kept_or_dropped(drops):
+    mask = np.zeros((1, 400, 400), dtype=bool)
+    mask[0, 101, 50:300] = True
+    image = np.zeros((400, 400, 3), dtype=np.uint8)
+    scores = refine(image, mask, scope="picture", picks_nearest=True, drops_small=drops)
+    assert np.array_equal(scores > 0.5, mask) != drops

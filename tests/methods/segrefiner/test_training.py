@@ -162,19 +162,22 @@ def test_the_loss_falls_when_the_answer_is_right(listed):
             return 20 * (self.target - 0.5)
 
     loss_of = make_loss(DiffusionSchedule())
-    right, wrong = (loss_of(Says(t), batch).item() for t in (batch["target"], 1 - batch["target"]))
-    assert right < 0.1 < wrong
+    right, wrong = (loss_of(Says(t), batch) for t in (batch["target"], 1 - batch["target"]))
+    assert right["loss"] < 0.1 < wrong["loss"]
+    assert right["iou"] > 0.99
+    assert wrong["iou"] == 0
 
 
 def test_a_stopped_training_ends_with_the_same_weights(listed, tmp_path):
     def stop(done, total):
-        if done == 1:
+        if done == 2:
             raise KeyboardInterrupt
 
-    table = {**TABLE, "folders": list(listed.folders)}
+    table = {**TABLE, "iterations": 3, "folders": list(listed.folders)}
     whole = train(table, out_dir=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train({**table}, out_dir=tmp_path / "parts", on_progress=stop)
+    assert (tmp_path / "parts" / "checkpoint.pt").exists()
     parts = train(table, out_dir=tmp_path / "parts", resume=True)
     one, other = load_weights(whole)[0], load_weights(parts)[0]
     assert all(torch.equal(one[key], other[key]) for key in one)

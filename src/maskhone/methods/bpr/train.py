@@ -136,7 +136,7 @@ def make_validation(
     return validate
 
 
-def patch_loss(network: nn.Module, batch: Batch) -> Tensor:
+def patch_loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Computes the mean cross entropy over all pixels of all patches, logits enlarged to S.
 
     Source: BPR section 6.
@@ -145,4 +145,4 @@ def patch_loss(network: nn.Module, batch: Batch) -> Tensor:
     inputs = bare.prepare(batch["rgb"].float(), batch["score"])
     logits = network(inputs)
     target = batch["target"]
-    return cross_entropy(resize(logits.float(), target.shape[1:]), target)
+    return {"loss": cross_entropy(resize(logits.float(), target.shape[1:]), target)}

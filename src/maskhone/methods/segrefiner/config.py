@@ -42,8 +42,8 @@ class SegRefinerConfig:
             the highest one; 0.9 as published.
         nms_iou: of the patches at full size; 0.3 as published.
         max_patches: at most this many patches at full size, the most uncertain first; 0: no limit.
-        drops_small: erase the mask of a picture with at most 128 foreground pixels, as the
-            original. Differs: by default such a mask is kept as it is.
+        drops_small: erase the mask of a picture that has at most 128 foreground pixels, or none
+            once it is shrunk, as the original. Differs: by default such a mask is kept as it is.
         noise_seed: of the noise; the same number gives the same answer whatever the batch size.
     """
 

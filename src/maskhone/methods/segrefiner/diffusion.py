@@ -75,6 +75,15 @@ class SeededNoise:
         return torch.stack(rows).to(self.device)
 
 
+def draw_steps(numbers: np.random.RandomState, num_timesteps: int, count: int) -> NDArray[np.int64]:
+    """Draws `(count,)` steps to train on, each as likely as any other.
+
+    Source: SegRefiner section 6.1.
+    """
+    steps: NDArray[np.int64] = numbers.choice(num_timesteps, size=count).astype(np.int64)
+    return steps
+
+
 def choose_steps(schedule: DiffusionSchedule, count: int, *, truncates: bool) -> list[int]:
     """Lists the steps of a reverse run, from the coarsest down.
 
@@ -107,8 +116,9 @@ def draw_mask(
 
     Source: SegRefiner section 1.2.
     """
-    fine = torch.as_tensor(schedule.fine_T, device=step_B.device)[step_B].view(-1, 1, 1, 1)
-    return torch.where(noise(fine_B1SS.shape) < fine, fine_B1SS, coarse_B1SS)
+    fine = torch.from_numpy(schedule.fine_T)[step_B.cpu()].float().view(-1, 1, 1, 1)
+    is_fine = noise(fine_B1SS.shape) < fine.to(step_B.device)
+    return torch.where(is_fine, fine_B1SS, coarse_B1SS)
 
 
 def raise_fine_probability(

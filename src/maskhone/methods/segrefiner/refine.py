@@ -81,6 +81,8 @@ class SegRefiner:
         if self.config.drops_small:
             scores[~is_large] = 0
         parts = [self._look_about(image, is_inside[i], scores[i]) for i in np.flatnonzero(is_large)]
+        if not self.config.drops_small:  # what vanishes when shrunk would be erased
+            parts = [part for part in parts if part.small_mask.any()]
         plans = self._look_at_whole(parts)
 
         def items() -> Iterator[tuple[NDArray[Any], ...]]:
@@ -91,22 +93,23 @@ class SegRefiner:
 
         refined = self._run(self._steps[-1:], items())
         for part, boxes in zip(parts, plans, strict=True):
-            found = [next(refined)[0] for _ in boxes]  # by now all its patches are cut
-            if found:
-                mean, is_covered = paste_average(np.stack(found), boxes, part.scores.shape)
-                np.copyto(part.scores, mean, where=is_covered)
+            found = (next(refined)[0] for _ in boxes)
+            mean, is_covered = paste_average(found, boxes, part.scores.shape)
+            np.copyto(part.scores, mean, where=is_covered)  # by now all its patches are cut
         return scores
 
     def _look_about(
         self, image: NDArray[Any], is_inside: NDArray[np.bool_], scores: NDArray[np.float32]
     ) -> "Part":
         """Takes the surroundings of an object, or the whole picture."""
-        if self.config.surroundings == 0:
-            return Part(image=image, is_inside=is_inside, scores=scores)
-        margin_px = round(self.config.surroundings * longer_side(is_inside))
-        window = surround(is_inside, margin_px, least_px=self.config.model_px)
-        assert window is not None
-        return Part(image=image[window], is_inside=is_inside[window], scores=scores[window])
+        config = self.config
+        if config.surroundings > 0:
+            margin_px = round(config.surroundings * longer_side(is_inside))
+            window = surround(is_inside, margin_px, least_px=config.model_px)
+            assert window is not None
+            image, is_inside, scores = image[window], is_inside[window], scores[window]
+        small_mask = shrink_picture(is_inside[..., None], config)[..., 0] >= FOREGROUND
+        return Part(image=image, small_mask=small_mask, scores=scores)
 
     def _look_at_whole(self, parts: list["Part"]) -> list[Boxes]:
         """Refines shrunken parts, writes the result into their scores, plans patches of each."""
@@ -114,8 +117,7 @@ class SegRefiner:
 
         def items() -> Iterator[tuple[NDArray[Any], ...]]:
             for part in parts:
-                mask = shrink_picture(part.is_inside[..., None], config)[..., 0] >= FOREGROUND
-                yield self._item(shrink_picture(part.image, config), mask)
+                yield self._item(shrink_picture(part.image, config), part.small_mask)
 
         plans = []
         *first, last = self._steps
@@ -184,12 +186,12 @@ class Part:
 
     Attributes:
         image: `(h, w, 3)`.
-        is_inside: `(h, w)` the coarse mask.
+        small_mask: `(S, S)` bool, the coarse mask shrunk to the network's square.
         scores: `(h, w)` written to.
     """
 
     image: NDArray[Any]
-    is_inside: NDArray[np.bool_]
+    small_mask: NDArray[np.bool_]
     scores: NDArray[np.float32]
 
 

@@ -13,7 +13,7 @@ from maskhone.engine.train import Batch, LossFunction, Schedule, fit
 from maskhone.engine.weights import find_weights, load_weights, save_weights
 from maskhone.methods.segrefiner.config import UNETS, SegRefinerConfig
 from maskhone.methods.segrefiner.diffusion import DiffusionSchedule, SeededNoise, draw_mask
-from maskhone.methods.segrefiner.loss import mask_loss, texture_loss
+from maskhone.methods.segrefiner.loss import batch_iou, mask_loss, texture_loss
 from maskhone.methods.segrefiner.network import DenoisingUNet
 from maskhone.methods.segrefiner.training_set import (
     Mixture,
@@ -101,17 +101,21 @@ def parse_recipe(
 def make_loss(diffusion: DiffusionSchedule) -> LossFunction:
     """Returns the loss of one batch: cross entropy and edges of the mask predicted at step t.
 
+    The log also holds the mean IoU of the predictions. Where it falls to 0 and stays there, the
+    training has collapsed to background.
+
     Source: SegRefiner section 6.1.
     """
 
-    def loss_of(network: nn.Module, batch: Batch) -> Tensor:
+    def loss_of(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         bare: Any = getattr(network, "module", network)  # DistributedDataParallel wraps it
         noise = SeededNoise(batch["noise_seed"].tolist(), batch["target"].device)
         mask = draw_mask(batch["target"], batch["coarse"], batch["step"], diffusion, noise)
         rgb = bare.normalise(batch["rgb"].float())
         logits = network(torch.cat([rgb, mask], dim=1), batch["step"])
         with torch.autocast(logits.device.type, enabled=False):  # edges need float32
-            logits = logits.float()
-            return mask_loss(logits, batch["target"]) + texture_loss(logits, batch["target"])
+            logits, target = logits.float(), batch["target"]
+            loss = mask_loss(logits, target) + texture_loss(logits, target)
+            return {"loss": loss, "iou": batch_iou(logits, target).mean()}
 
     return loss_of

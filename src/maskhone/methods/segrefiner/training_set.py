@@ -27,6 +27,7 @@ from maskhone.methods.segrefiner.crops import (
     draw_patch_coarse,
     draw_wide_crop,
 )
+from maskhone.methods.segrefiner.diffusion import draw_steps
 from maskhone.ops.collage import paste_into
 from maskhone.ops.colours import distort_colours
 from maskhone.ops.masks import tight_box
@@ -297,7 +298,7 @@ class ViewSource:
             images=_stack([_cut(picture.image, b) for b in boxes], side, is_flipped),
             coarse=_stack(masks, side, is_flipped),
             targets=_stack([_cut(picture.truth, b) for b in boxes], side, is_flipped),
-            steps=draws.numpy.choice(self.config.num_timesteps, size=count).astype(np.int64),
+            steps=draw_steps(draws.numpy, self.config.num_timesteps, count),
             noise_seeds=draws.numpy.randint(0, 2**31 - 1, size=count).astype(np.int64),
         )
 
