@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from maskhone.engine.epochs import Epochs
+from maskhone.engine.plateau import PlateauRule
 from maskhone.engine.train import Schedule, fit, poly_learning_rate
 from maskhone.errors import InputError, UsageError
 
@@ -178,3 +180,81 @@ def test_validation_does_not_change_the_weights(tmp_path):
     schedule = Schedule(iterations=6, batch_size=2, validate_every=1, checkpoint_every=6, workers=0)
     watched = train(tmp_path / "a", schedule=schedule, validate=lambda _: {"score": 1.0})
     assert torch.equal(watched.weight, train(tmp_path / "b", schedule=schedule).weight)
+
+
+def report_in_turn(figures):
+    """A validation that says these numbers, one an epoch."""
+    figures = iter(figures)
+    return lambda _: {"loss": next(figures)}
+
+
+BY_EPOCHS = Schedule(
+    iterations=12, batch_size=2, optimizer="adam", learning_rate=0.1, weight_decay=0.0,
+    checkpoint_every=3, log_every=2, workers=0,
+)  # fmt: skip
+RULE = PlateauRule(patience=0, limit=2, factor=0.5, least_rate=0.0)
+
+
+def train_by_epochs(out_dir, figures, *, watched="loss", iterations=2, **options):
+    return train(
+        out_dir,
+        schedule=BY_EPOCHS,
+        epochs=Epochs(iterations=iterations, rule=RULE, watched=watched),
+        validate=report_in_turn(figures),
+        **options,
+    )
+
+
+def test_the_best_weights_come_back_and_the_rate_falls(tmp_path):
+    best = train(
+        tmp_path / "best",
+        schedule=Schedule(**{**vars(BY_EPOCHS), "iterations": 2, "milestones": (9,)}),
+    )
+    network = train_by_epochs(tmp_path / "run", [1.0, 2.0, 2.0, 2.0])
+    assert torch.equal(network.weight, best.weight)
+    log = read_log(tmp_path / "run")
+    assert [one["learning_rate"] for one in log if "loss" in one] == [0.1, 0.1, 0.05, 0.025]
+    assert [one["step"] for one in log if "validation" in one] == [2, 4, 6, 8]  # then it stops
+
+
+def test_going_back_keeps_the_moments_of_the_optimiser(tmp_path):
+    reloaded = train_by_epochs(tmp_path / "a", [1.0, 2.0, 0.5, 2.0, 2.0, 2.0])
+    straight = train_by_epochs(tmp_path / "b", [1.0, 0.9, 0.5, 2.0, 2.0, 2.0])
+    assert not torch.equal(reloaded.weight, straight.weight)
+
+
+@pytest.mark.parametrize("watched", ["loss", ""])
+@pytest.mark.parametrize("stopped_at", [4, 7, 8, 10])
+def test_a_resumed_run_by_epochs_is_the_uninterrupted_one(tmp_path, watched, stopped_at):
+    """With checkpoints at steps 3, 6, 9 and epochs of 4 that begin between them."""
+    figures = [1.0, 2.0, 0.5]
+    options = {"watched": watched, "iterations": 4}
+    whole = train_by_epochs(tmp_path / "whole", figures, **options)
+    with pytest.raises(KeyboardInterrupt):
+        train_by_epochs(tmp_path / "parts", figures, on_progress=stop_at(stopped_at), **options)
+    n_done = stopped_at // 3 * 3 // 4
+    parts = train_by_epochs(tmp_path / "parts", figures[n_done:], resume=True, **options)
+    assert torch.equal(parts.weight, whole.weight)
+    assert torch.equal(parts.bias, whole.bias)
+    one, other = (read_log(tmp_path / name) for name in ("whole", "parts"))
+    validations = [[line for line in log if "validation" in line] for log in (one, other)]
+    assert validations[0] == validations[1]
+
+
+def test_a_run_that_stopped_early_is_not_gone_on_with(tmp_path):
+    whole = train_by_epochs(tmp_path, [1.0, 2.0, 2.0, 2.0])
+    samples = Numbers()
+    again = train_by_epochs(tmp_path, [], samples=samples, resume=True)
+    assert samples.asked == []
+    assert torch.equal(again.weight, whole.weight)
+
+
+def test_a_run_without_epochs_cannot_go_on_by_epochs(tmp_path):
+    train(tmp_path, schedule=BY_EPOCHS)
+    with pytest.raises(InputError, match="without epochs"):
+        train_by_epochs(tmp_path, [1.0], resume=True)
+
+
+def test_an_epoch_has_steps():
+    with pytest.raises(UsageError, match="an epoch has 0 steps"):
+        Epochs(iterations=0, rule=RULE)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from maskhone.data.files import replace_when_done
+from maskhone.engine.epochs import Epochs, EpochWatch
 from maskhone.errors import InputError, MissingExtraError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Schedule:
     Attributes:
         iterations: optimiser steps.
         batch_size: items of the data set per step, over all processes.
-        optimizer: `sgd` (momentum 0.9) or `adamw`.
+        optimizer: `sgd` (momentum 0.9), `adam` or `adamw`.
         learning_rate: at the start, after the warm-up.
         min_learning_rate: at the end.
         power: of the polynomial decay.
@@ -74,7 +75,7 @@ class Schedule:
 
     iterations: int
     batch_size: int
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.01
     min_learning_rate: float = 1e-4
     power: float = 0.9
@@ -94,8 +95,8 @@ class Schedule:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise UsageError(f"optimizer is {self.optimizer!r}; expected sgd or adamw")
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise UsageError(f"optimizer is {self.optimizer!r}; expected sgd, adam or adamw")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision is {self.precision!r}; expected fp32 or bf16")
 
@@ -133,6 +134,7 @@ def fit(
     out_dir: Path,
     resume: bool = False,
     validate: Validate | None = None,
+    epochs: Epochs | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Trains a network in place and returns it; checkpoints and a log go to `out_dir`.
@@ -146,6 +148,8 @@ def fit(
         out_dir: receives `checkpoint.pt` (the last) and `log.jsonl`.
         resume: go on from `checkpoint.pt` when there is one.
         validate: scores the network, in eval mode; its figures go to the log.
+        epochs: when given, the rate follows what is watched at the end of each epoch, which is when
+            `validate` runs; training may stop early, and the best weights are returned.
         on_progress: called with finished and planned steps.
 
     Under `accelerate launch` every process takes its share of each batch.
@@ -157,12 +161,14 @@ def fit(
     network, optimizer = accelerator.prepare(network, optimizer)
     bare: nn.Module = accelerator.unwrap_model(network)
     out_dir.mkdir(parents=True, exist_ok=True)
-    start = _load_checkpoint(out_dir, bare, optimizer) if resume else 0
+    watch = EpochWatch(epochs, schedule.learning_rate, bare) if epochs else None
+    start = _load_checkpoint(out_dir, bare, optimizer, watch) if resume else 0
     log = _Log(out_dir / "log.jsonl", start=start, is_main=accelerator.is_main_process)
     network.train()
     batches = _batches(samples, collate, schedule, start, accelerator)
-    for step, batch in enumerate(batches, start=start):
-        rate = _set_learning_rate(optimizer, schedule, step)
+    for step, batch in enumerate(() if watch and watch.is_stopped else batches, start=start):
+        rate = watch.plateau.learning_rate if watch else learning_rate(schedule, step)
+        _set_learning_rate(optimizer, rate)
         with accelerator.autocast():
             found = loss_of(network, batch)
         optimizer.zero_grad(set_to_none=True)
@@ -171,18 +177,49 @@ def fit(
             accelerator.clip_grad_norm_(network.parameters(), schedule.clip_norm)
         optimizer.step()
         done = step + 1
+        is_last = done == schedule.iterations
         log.add(found)
-        if done % schedule.log_every == 0 or done == schedule.iterations:
+        if done % schedule.log_every == 0 or is_last:
             log.write(done, rate)
-        if validate and (done % schedule.validate_every == 0 or done == schedule.iterations):
+        if watch:
+            watch.add(found["loss"])
+            if done % watch.epochs.iterations == 0 or is_last:
+                _finish_epoch(watch, validate, bare, accelerator, log, done)
+                is_last = is_last or watch.is_stopped
+        elif validate and (done % schedule.validate_every == 0 or is_last):
             log.note(done, _run_validation(validate, bare, accelerator))
         if on_progress is not None:
             on_progress(done, schedule.iterations)
-        if done % schedule.checkpoint_every == 0 or done == schedule.iterations:
+        if done % schedule.checkpoint_every == 0 or is_last:
             if accelerator.is_main_process:
-                _save_checkpoint(out_dir, bare, optimizer, done)
+                _save_checkpoint(out_dir, bare, optimizer, watch, done)
             accelerator.wait_for_everyone()
+        if is_last:
+            break
+    if watch:
+        bare.load_state_dict(watch.best)
     return bare.eval()
+
+
+def _finish_epoch(
+    watch: EpochWatch,
+    validate: Validate | None,
+    network: nn.Module,
+    accelerator: Any,
+    log: "_Log",
+    done: int,
+) -> None:
+    """Scores the network and lets the rule decide, alike on every process."""
+    loss: Tensor = accelerator.reduce(watch.mean_loss(), "mean")
+    scores = dict(_run_validation(validate, network, accelerator)) if validate else {}
+    if watch.epochs.watched:
+        found = torch.tensor(scores.get(watch.epochs.watched, 0.0), device=accelerator.device)
+        score = float(accelerator.reduce(found, "sum"))  # the others hold 0
+    else:
+        score = float(loss)
+    advice = watch.finish(network, score)
+    log.note(done, {"training_loss": float(loss), **scores})
+    logger.info("step %d, %s", done, advice)
 
 
 def _run_validation(
@@ -208,6 +245,10 @@ def _make_accelerator(precision: str) -> Any:
 
 
 def _make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    if schedule.optimizer == "adam":
+        return torch.optim.Adam(
+            network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+        )
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(
             network.parameters(),
@@ -242,11 +283,9 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     )
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
-    rate = learning_rate(schedule, step)
+def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    return rate
 
 
 class _Numbered(Dataset[Any]):
@@ -292,14 +331,25 @@ def _use_one_thread(_: int) -> None:
 
 
 def _save_checkpoint(
-    out_dir: Path, network: nn.Module, optimizer: torch.optim.Optimizer, done: int
+    out_dir: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    watch: EpochWatch | None,
+    done: int,
 ) -> None:
     state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+    if watch:
+        state["epochs"] = watch.get_state()
     with replace_when_done(out_dir / "checkpoint.pt") as path:
         torch.save(state, path)
 
 
-def _load_checkpoint(out_dir: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _load_checkpoint(
+    out_dir: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    watch: EpochWatch | None,
+) -> int:
     path = out_dir / "checkpoint.pt"
     if not path.exists():
         return 0
@@ -311,6 +361,8 @@ def _load_checkpoint(out_dir: Path, network: nn.Module, optimizer: torch.optim.O
         raise InputError(
             f"{path}: this checkpoint is of another network; use another output folder"
         ) from error
+    if watch:
+        watch.set_state(state.get("epochs"), source=str(path))
     return int(state["done"])
 
 
