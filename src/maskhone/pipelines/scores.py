@@ -11,7 +11,8 @@ from maskhone.contracts import Image, Scores, Segmenter
 from maskhone.data.array_files import save_arrays
 from maskhone.data.images import read_image, write_image
 from maskhone.data.pictures import PICTURE_SUFFIXES
-from maskhone.errors import InputError, MaskhoneError, UsageError
+from maskhone.errors import MaskhoneError, UsageError
+from maskhone.pipelines.truth_sets import index_by_stem
 
 Form = Literal["png", "npy"]
 Progress = Callable[[int, int], None]
@@ -49,7 +50,7 @@ def write_scores(
     """
     if form not in ("png", "npy"):
         raise UsageError(f"form of the scores is {form!r}; expected png or npy")
-    files = list_pictures(images) if isinstance(images, Path) else images
+    files = images if isinstance(images, Mapping) else index_by_stem(images, PICTURE_SUFFIXES)
     score = segmenter.segment if isinstance(segmenter, Segmenter) else segmenter
     problems = []
     for done, (name, path) in enumerate(files.items(), start=1):
@@ -62,29 +63,6 @@ def write_scores(
         if on_progress is not None:
             on_progress(done, len(files))
     return problems
-
-
-def list_pictures(folder: Path) -> dict[str, Path]:
-    """Lists the visible pictures below a folder by their path in it, without suffix; sorted.
-
-    Raises:
-        InputError: there are none, or two of one name.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check the path")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        inner = path.relative_to(folder)
-        is_hidden = any(part.startswith(".") for part in inner.parts)
-        if path.suffix.lower() not in PICTURE_SUFFIXES or is_hidden or not path.is_file():
-            continue
-        name = inner.with_suffix("").as_posix()
-        if name in found:
-            raise InputError(f"{path} and {found[name].name} have one name; rename one of them")
-        found[name] = path
-    if not found:
-        raise InputError(f"{folder}: holds no pictures; check the folder")
-    return found
 
 
 def write_score_map(path: Path, scores: NDArray[np.float32]) -> Path:
