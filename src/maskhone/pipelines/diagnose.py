@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from maskhone.contracts import FOREGROUND, describe_size_mismatch
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES, read_label_map, read_mask
+from maskhone.data.splits import read_ids
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.prn.thresholds import (
     CANDIDATES,
@@ -32,11 +33,13 @@ class CeilingReport:
         rows: one per way of choosing: IoU as mean over images and pooled over all pixels, in
             [0, 1], and its gain over 0.5.
         images: one per image: its IoU in each way.
+        best_threshold: the best one of the set.
         problems: one line for each map that could not be used.
     """
 
     rows: list[dict[str, Any]]
     images: list[dict[str, Any]]
+    best_threshold: float
     problems: tuple[str, ...] = ()
 
 
@@ -115,7 +118,9 @@ def diagnose_thresholds(
     rows = [tally.row(way) for way, tally in tallies.items()]
     rows[1]["threshold"] = f"best of the set ({best:.2f})"
     rows = [{**row, "gain": row["iou"] - rows[0]["iou"]} for row in rows]
-    return CeilingReport(rows=rows, images=images, problems=tuple(problems))
+    return CeilingReport(
+        rows=rows, images=images, best_threshold=round(best, 2), problems=tuple(problems)
+    )
 
 
 def _choose_for_all(
@@ -144,7 +149,7 @@ def _find_pairs(scores: Path, target: Path, ids: Path | None) -> list[tuple[str,
             raise InputError(f"{folder}: no such folder")
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES)
         found[folder] = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
-    names = ids.read_text(encoding="utf-8").split() if ids else sorted(found[scores])
+    names = read_ids(ids) if ids else sorted(found[scores])
     for name in names:
         for folder in (scores, target):
             if name not in found[folder]:
