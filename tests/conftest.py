@@ -17,10 +17,17 @@ from maskhone.engine.weights import save_weights
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork, initialise
 from maskhone.methods.catalogue import METHODS
+from maskhone.methods.prn.config import PRNConfig
+from maskhone.methods.prn.network import PRN
 from maskhone.methods.segrefiner.config import UNETS, SegRefinerConfig
 from maskhone.methods.segrefiner.network import DenoisingUNet
 
 HEIGHT, WIDTH = 40, 48
+SEGREFINERS = {
+    "segrefiner-lr": {"scope": "objects"},
+    "segrefiner-hr": {"scope": "picture", "picks_nearest": True},
+    "segrefiner-lite": {"scope": "picture", "surroundings": 0.25},
+}
 TINY = BPRConfig(network="hrnet18s", patch_px=16, input_px=32)
 
 
@@ -35,24 +42,43 @@ def bpr_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def segrefiner_weights(tmp_path_factory):
-    """A weight file of a small SegRefiner network that was never trained."""
-    config = SegRefinerConfig(network="lite", model_px=32, least_area_px=16, surroundings=0.25)
+def segrefiner_files(tmp_path_factory):
+    """Weight files of a small SegRefiner network that was never trained, by method name."""
+    folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = DenoisingUNet(UNETS[config.network])
-    path = tmp_path_factory.mktemp("weights") / "tiny-diffusion.safetensors"
-    header = {"name": "tiny", "method": "segrefiner", "licence": "none", "config": asdict(config)}
-    return save_weights(path, network.state_dict(), header)
+        state = DenoisingUNet(UNETS["lite"]).state_dict()
+    files = {}
+    for name, ways in SEGREFINERS.items():
+        config = SegRefinerConfig(network="lite", model_px=32, least_area_px=16, **ways)
+        header = {"name": name, "method": "segrefiner", "licence": "none", "config": asdict(config)}
+        files[name] = save_weights(folder / f"{name}.safetensors", state, header)
+    return files
 
 
 @pytest.fixture(scope="session")
-def weights_by_method(bpr_weights, segrefiner_weights):
+def segrefiner_weights(segrefiner_files):
+    """The weight file of the way of looking that most tests need: objects."""
+    return segrefiner_files["segrefiner-lr"]
+
+
+@pytest.fixture(scope="session")
+def prn_weights(tmp_path_factory):
+    """A weight file of a small PatchRefineNet that was never trained."""
+    config = PRNConfig(network="grid", cells=2, width=4, map_px=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = PRN(config.spec).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "tiny-prn.safetensors"
+    header = {"name": "tiny", "method": "prn", "licence": "none", "config": asdict(config)}
+    return save_weights(path, state, header)
+
+
+@pytest.fixture(scope="session")
+def weights_by_method(bpr_weights, segrefiner_files, prn_weights):
     """Weight files of the methods that have weights."""
-    files = {"bpr": bpr_weights, "segrefiner": segrefiner_weights}
-    return {
-        name: files[name.split("-")[0]] for name, method in METHODS.items() if method.uses_weights
-    }
+    files = {"bpr": bpr_weights, "prn": prn_weights, **segrefiner_files}
+    return {name: files[name] for name, method in METHODS.items() if method.uses_weights}
 
 
 @pytest.fixture

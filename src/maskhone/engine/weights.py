@@ -40,6 +40,21 @@ def find_weights(name_or_path: str | Path) -> Path:
     )
 
 
+def open_weights(
+    name_or_path: str | Path, method: str
+) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Reads weights that must belong to a method: the file, its tensors and its header.
+
+    Raises:
+        WeightsError: missing, damaged, or weights of another method.
+    """
+    path = find_weights(name_or_path)
+    state, header = load_weights(path)
+    if header.get("method") != method:
+        raise WeightsError(f"{path}: these are weights of {header.get('method')}, not of {method}")
+    return path, state, header
+
+
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads tensors as float32 (integers as they are) and the header; checks the hash.
 

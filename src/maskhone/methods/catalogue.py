@@ -7,13 +7,10 @@ so that listing them needs no torch.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 from maskhone.contracts import Refiner
-from maskhone.errors import UsageError, WeightsError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from maskhone.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +27,7 @@ class Method:
         uses_weights: whether it has weights at all.
         published: the authors' files and our names for them.
         import_checkpoint: converts one of those files, or None.
+        needs_picture: whether it looks at the picture, or at the scores alone.
     """
 
     summary: str
@@ -41,6 +39,7 @@ class Method:
     uses_weights: bool = False
     published: Mapping[str, str] = field(default_factory=dict)
     import_checkpoint: Callable[..., Path] | None = None
+    needs_picture: bool = True
 
 
 def load(
@@ -70,8 +69,8 @@ def load(
         WeightsError: the weights are missing, damaged or of another method.
 
     Example:
-        >>> sorted(METHODS)
-        ['bpr', 'crf', 'grabcut', 'guided', 'segrefiner-hr', 'segrefiner-lite', 'segrefiner-lr']
+        >>> list(METHODS)[:4]
+        ['bpr', 'segrefiner-lr', 'segrefiner-hr', 'segrefiner-lite']
     """
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
@@ -102,11 +101,17 @@ def import_weights(path: Path, out: Path | None = None, *, name: str | None = No
         name: one of our names of published weights.
 
     Raises:
-        UsageError: neither the file's name nor `name` is known.
+        UsageError: neither the file's name nor `name` is known, or the name fits several.
         WeightsError: damaged, not plain tensors, or weights of another network.
     """
     known = list_published()
-    wanted = name or known.get(path.name)
+    fitting = [ours for file, ours in known.items() if Path(file).name == path.name]
+    if name is None and len(fitting) > 1:
+        raise UsageError(
+            f"{path}: several released files have this name; say which with --name: "
+            f"{', '.join(fitting)}"
+        )
+    wanted = name or next(iter(fitting), None)
     for method in METHODS.values():
         if method.import_checkpoint is not None and wanted in method.published.values():
             return method.import_checkpoint(path, out, name=wanted)
@@ -117,7 +122,10 @@ def import_weights(path: Path, out: Path | None = None, *, name: str | None = No
 
 
 def list_published() -> dict[str, str]:
-    """Lists the authors' files that can be imported, and our names for them."""
+    """Lists the authors' files that can be imported, and our names for them.
+
+    Files of one name are told apart by the folder of the archive they come in.
+    """
     return {file: name for method in METHODS.values() for file, name in method.published.items()}
 
 
@@ -125,10 +133,11 @@ def _load_bpr(
     *, weights: str | Path, device: str, dtype: str, batch_size: int, **options: Any
 ) -> Refiner:
     from maskhone.engine.infer import choose_device, choose_dtype
+    from maskhone.engine.weights import open_weights
     from maskhone.methods.bpr.config import BPRConfig
     from maskhone.methods.bpr.refine import BPRRefiner, build_network
 
-    path, state, header = _open_weights(weights, "bpr")
+    path, state, header = open_weights(weights, "bpr")
     config = _with_options(BPRConfig(**header["config"]), options)
     chosen = choose_device(device)
     return BPRRefiner(
@@ -153,14 +162,26 @@ def _import_bpr(path: Path, out: Path | None, *, name: str) -> Path:
 
 
 def _load_segrefiner(
-    *, weights: str | Path, device: str, dtype: str, batch_size: int, **options: Any
+    *,
+    weights: str | Path,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    preset: str = "",
+    **options: Any,
 ) -> Refiner:
     from maskhone.engine.infer import choose_device, choose_dtype
-    from maskhone.methods.segrefiner.config import SegRefinerConfig
+    from maskhone.engine.weights import open_weights
+    from maskhone.methods.segrefiner.config import PRESETS, SegRefinerConfig, check_have_effect
     from maskhone.methods.segrefiner.refine import SegRefiner, build_network
 
-    path, state, header = _open_weights(weights, "segrefiner")
-    config = _with_options(SegRefinerConfig(**header["config"]), options)
+    path, state, header = open_weights(weights, "segrefiner")
+    config = SegRefinerConfig(**header["config"])
+    if preset and config.scope != PRESETS[preset].scope:  # weights fit both ways of looking
+        way = PRESETS[preset]
+        config = replace(config, scope=way.scope, picks_nearest=way.picks_nearest)
+    config = _with_options(config, options)
+    check_have_effect(config, options)
     chosen = choose_device(device)
     return SegRefiner(
         network=build_network(state, config, source=str(path)).to(chosen),
@@ -172,11 +193,11 @@ def _load_segrefiner(
 
 
 def _load_segrefiner_lr(**options: Any) -> Refiner:
-    return _load_segrefiner(**{"scope": "objects", **options})
+    return _load_segrefiner(preset="segrefiner_lr", **options)
 
 
 def _load_segrefiner_hr(**options: Any) -> Refiner:
-    return _load_segrefiner(**{"scope": "picture", **options})
+    return _load_segrefiner(preset="segrefiner_hr", **options)
 
 
 def _train_segrefiner(recipe: dict[str, Any], **run: Any) -> Path:
@@ -187,6 +208,38 @@ def _train_segrefiner(recipe: dict[str, Any], **run: Any) -> Path:
 
 def _import_segrefiner(path: Path, out: Path | None, *, name: str) -> Path:
     from maskhone.methods.segrefiner.convert import import_checkpoint
+
+    return import_checkpoint(path, out, name=name)
+
+
+def _load_prn(
+    *, weights: str | Path, device: str, dtype: str, batch_size: int, **options: Any
+) -> Refiner:
+    from maskhone.engine.infer import choose_device, choose_dtype
+    from maskhone.engine.weights import open_weights
+    from maskhone.methods.prn.config import PRNConfig
+    from maskhone.methods.prn.refine import PRNRefiner, build_network
+
+    path, state, header = open_weights(weights, "prn")
+    config = _with_options(PRNConfig(**header["config"]), options)
+    chosen = choose_device(device)
+    return PRNRefiner(
+        network=build_network(state, config, source=str(path)).to(chosen),
+        config=config,
+        device=chosen,
+        dtype=choose_dtype(dtype, chosen),
+        batch_size=batch_size,
+    )
+
+
+def _train_prn(recipe: dict[str, Any], **run: Any) -> Path:
+    from maskhone.methods.prn.train import train
+
+    return train(recipe, **run)
+
+
+def _import_prn(path: Path, out: Path | None, *, name: str) -> Path:
+    from maskhone.methods.prn.convert import import_checkpoint
 
     return import_checkpoint(path, out, name=name)
 
@@ -217,19 +270,6 @@ def _load_weight_free(
     return refiner
 
 
-def _open_weights(
-    weights: str | Path, method: str
-) -> tuple[Path, dict[str, "Tensor"], dict[str, Any]]:
-    """Reads a weight file that must belong to a method."""
-    from maskhone.engine.weights import find_weights, load_weights
-
-    path = find_weights(weights)
-    state, header = load_weights(path)
-    if header.get("method") != method:
-        raise WeightsError(f"{path}: these are weights of {header.get('method')}, not of {method}")
-    return path, state, header
-
-
 def _with_options(config: Any, options: dict[str, Any]) -> Any:
     """Replaces fields of a configuration; refuses names it does not have."""
     unknown = sorted(set(options) - set(config.__dataclass_fields__))
@@ -237,12 +277,15 @@ def _with_options(config: Any, options: dict[str, Any]) -> Any:
         raise UsageError(
             f"unknown option {', '.join(unknown)}; known: {', '.join(config.__dataclass_fields__)}"
         )
+    kinds = get_type_hints(type(config))
     for name, value in options.items():
-        _check_type(name, value, type(getattr(config, name)))
+        _check_type(name, value, kinds[name])
     return replace(config, **options)
 
 
-def _check_type(name: str, value: Any, expected: type) -> None:
+def _check_type(name: str, value: Any, expected: Any) -> None:
+    if get_origin(expected) is Literal:
+        return  # the configuration says which values it takes
     is_number = expected is float and isinstance(value, int | float)
     is_bool_mix_up = isinstance(value, bool) != (expected is bool)
     if is_bool_mix_up or not (is_number or isinstance(value, expected)):
@@ -292,6 +335,24 @@ METHODS: dict[str, Method] = {
         load=_load_segrefiner,
         train=_train_segrefiner,
         uses_weights=True,
+    ),
+    "prn": Method(
+        summary="PatchRefineNet: unlearns where your model's scores are too high or too low",
+        needs="weights trained on your own model's scores, or published ones; no picture",
+        use_when="soft scores of one model; maskhone diagnose thresholds shows a gain per patch",
+        load=_load_prn,
+        train=_train_prn,
+        uses_weights=True,
+        published={
+            f"{folder}/p64_weights.th": f"prn_p64.{data}"
+            for folder, data in (
+                ("deepglobe_models", "deepglobe"),
+                ("DUTS_models", "duts"),
+                ("kvasir_models", "kvasir"),
+            )
+        },
+        import_checkpoint=_import_prn,
+        needs_picture=False,
     ),
     "guided": Method(
         summary="guided filter: snaps a soft mask to the edges of the picture",

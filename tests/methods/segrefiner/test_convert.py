@@ -94,3 +94,10 @@ def test_unknown_names_are_refused(tmp_path, state):
 def test_every_published_file_has_a_preset():
     names = {n for method in METHODS.values() for n in method.published.values()}
     assert set(PRESETS) <= names
+
+
+def test_a_checkpoint_of_other_steps_says_so(tmp_path, state):
+    table = state["denoise_model.time_embed.weight"]
+    state["denoise_model.time_embed.weight"] = torch.cat([table, table])
+    with pytest.raises(WeightsError, match="trained for 12 steps"):
+        import_checkpoint(save(tmp_path / "a.pth", state), name=PRESET)

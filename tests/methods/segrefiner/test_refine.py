@@ -189,6 +189,31 @@ def test_weights_of_other_steps_are_refused(segrefiner_weights):
         load("segrefiner-lr", weights=segrefiner_weights, num_timesteps=8)
 
 
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [("segrefiner-lr", {"max_patches": 3}), ("segrefiner-hr", {"context_px": 9})],
+)
+def test_options_without_effect_are_refused(segrefiner_files, method, option):
+    with pytest.raises(UsageError, match="no effect"):
+        load(method, weights=segrefiner_files[method], **option)
+
+
+def test_any_weights_look_the_way_that_is_asked_for(segrefiner_files):
+    lr, lite = (segrefiner_files[f"segrefiner-{kind}"] for kind in ("lr", "lite"))
+    asked = load("segrefiner-hr", weights=lr).config
+    assert (asked.scope, asked.picks_nearest) == ("picture", True)
+    kept = load("segrefiner-hr", weights=lite).config
+    assert (kept.picks_nearest, kept.surroundings) == (False, 0.25)
+    assert load("segrefiner-lr", weights=lite).config.scope == "objects"
+
+
+def test_whole_numbers_are_not_taken_for_shares(segrefiner_weights):
+    with pytest.raises(UsageError, match="least_area_px"):
+        load("segrefiner-lr", weights=segrefiner_weights, least_area_px=2.5)
+    weights = load("segrefiner-hr", weights=segrefiner_weights, fine_share=1)
+    assert weights.config.fine_share == 1
+
+
 def test_weights_of_another_network_are_refused():
     state = fresh_state()
     del state["out.2.bias"]

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from maskhone.data.coco import to_rle
 from maskhone.engine.weights import load_weights
-from maskhone.errors import InputError, UsageError
+from maskhone.errors import InputError, UsageError, WeightsError
 from maskhone.methods.catalogue import load
 from maskhone.methods.segrefiner.coarse import Draws
 from maskhone.methods.segrefiner.config import SegRefinerConfig
@@ -181,6 +182,30 @@ def test_a_stopped_training_ends_with_the_same_weights(listed, tmp_path):
     parts = train(table, out_dir=tmp_path / "parts", resume=True)
     one, other = load_weights(whole)[0], load_weights(parts)[0]
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_start_from_other_weights_is_refused(listed, tmp_path, bpr_weights, dry_run):
+    table = {**TABLE, "folders": list(listed.folders), "start_from": str(bpr_weights)}
+    with pytest.raises(WeightsError, match="weights of bpr"):
+        train(table, out_dir=tmp_path, dry_run=dry_run)
+
+
+def test_objects_without_a_box_are_refused(annotated):
+    path = Path(annotated.annotations)
+    truth = json.loads(path.read_text())
+    del truth["annotations"][0]["bbox"]
+    path.write_text(json.dumps(truth))
+    with pytest.raises(InputError, match="no area or bbox"):
+        open_gallery(annotated)
+
+
+@pytest.mark.parametrize(
+    "options", [{"stored_share": 1.5}, {"collage_share": -0.1}, {"margin_px": -1}]
+)
+def test_mixtures_out_of_range_are_refused_by_name(options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Mixture(**options)
 
 
 def test_training_makes_weights_that_refine(listed, tmp_path, photo, disc):

@@ -176,10 +176,21 @@ def build_network(state: dict[str, Tensor], config: BPRConfig, *, source: str) -
         WeightsError: the tensors are those of another network.
     """
     network = BPRNetwork(HRNETS[config.network])
+    fill_network(network, state, config, source=source)
+    fold_norms(network.eval())
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def fill_network(
+    network: BPRNetwork, state: dict[str, Tensor], config: BPRConfig, *, source: str
+) -> None:
+    """Gives a network its weights.
+
+    Raises:
+        WeightsError: the tensors are those of another network.
+    """
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{source}: these are not weights of {config.network}") from error
-    fold_norms(network.eval())
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network

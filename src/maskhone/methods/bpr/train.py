@@ -11,10 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from maskhone.engine.recipe import split_recipe
 from maskhone.engine.train import Batch, Schedule, Validate, fit
-from maskhone.engine.weights import find_weights, load_weights, save_weights
+from maskhone.engine.weights import open_weights, save_weights
 from maskhone.methods.bpr.config import BPRConfig
 from maskhone.methods.bpr.convert import load_imagenet_backbone
 from maskhone.methods.bpr.network import HRNETS, BPRNetwork, initialise, resize
+from maskhone.methods.bpr.refine import fill_network
 from maskhone.methods.bpr.training_set import (
     Mixture,
     TrainingData,
@@ -57,20 +58,21 @@ def train(
             `Schedule`.
         out_dir: receives the checkpoint, the log and the weights.
         resume: go on from the checkpoint in `out_dir`.
-        dry_run: open the data, then stop.
+        dry_run: open the data and the weights to start from, then stop.
         on_progress: called with finished and planned steps.
     """
     identity, config, data, mixture, schedule = parse_recipe(recipe)
     source = make_patch_source(data, config, mixture, seed=schedule.seed)
     path = out_dir / f"{identity.name}.safetensors"
-    if dry_run:
-        return path
     network = BPRNetwork(HRNETS[config.network])
     initialise(network, torch.Generator().manual_seed(schedule.seed))
     if identity.start_from:
-        network.load_state_dict(load_weights(find_weights(identity.start_from))[0])
+        start, state, _ = open_weights(identity.start_from, "bpr")
+        fill_network(network, state, config, source=str(start))
     if identity.init_from:
         load_imagenet_backbone(network, Path(identity.init_from))
+    if dry_run:
+        return path
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fit(
         network,

@@ -1,5 +1,6 @@
 """What can be set about SegRefiner, and the configurations that were published."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,6 +92,29 @@ class SegRefinerConfig:
 def _require(is_met: bool, name: str, received: object, expected: str) -> None:
     if not is_met:
         raise UsageError(f"{name} is {received!r}; expected {expected}")
+
+
+OBJECT_OPTIONS = ("context_px", "least_area_px", "fades_at_crop")
+"""What has an effect with scope `objects` only."""
+PICTURE_OPTIONS = (
+    "surroundings", "picks_nearest", "fine_share", "nms_iou", "max_patches", "drops_small",
+)  # fmt: skip
+"""What has an effect with scope `picture` only."""
+
+
+def check_have_effect(config: SegRefinerConfig, names: Iterable[str]) -> None:
+    """Refuses options that the scope of a configuration passes by.
+
+    Raises:
+        UsageError: one has no effect.
+    """
+    idle = OBJECT_OPTIONS if config.scope == "picture" else PICTURE_OPTIONS
+    without = [name for name in names if name in idle]
+    if without:
+        other = "objects" if config.scope == "picture" else "picture"
+        raise UsageError(
+            f"{', '.join(without)}: no effect on {config.scope}; it belongs to scope {other}"
+        )
 
 
 PRESETS = {

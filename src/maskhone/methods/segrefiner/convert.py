@@ -44,6 +44,12 @@ def import_checkpoint(path: Path, out: Path | None = None, *, name: str) -> Path
         raise UsageError(f"{name!r} is no SegRefiner configuration; known: {', '.join(PRESETS)}")
     config = PRESETS[name]
     state = split_state(path, read_state_dict(path))
+    table = state.get("time_embed.weight")
+    if table is not None and len(table) != config.num_timesteps:
+        raise WeightsError(
+            f"{path}: trained for {len(table)} steps; the published checkpoints have "
+            f"{config.num_timesteps}"
+        )
     with torch.device("meta"):
         expected = DenoisingUNet(UNETS[config.network]).state_dict()
     check_keys(path, state, expected)

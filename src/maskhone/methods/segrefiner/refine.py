@@ -195,15 +195,19 @@ class Part:
     scores: NDArray[np.float32]
 
 
-def build_network(
-    state: dict[str, Tensor], config: SegRefinerConfig, *, source: str
-) -> DenoisingUNet:
-    """Makes the network of a configuration, in eval mode.
+def make_network(config: SegRefinerConfig) -> DenoisingUNet:
+    """Makes the network of a configuration, with fresh weights."""
+    return DenoisingUNet(replace(UNETS[config.network], num_timesteps=config.num_timesteps))
+
+
+def fill_network(
+    network: DenoisingUNet, state: dict[str, Tensor], config: SegRefinerConfig, *, source: str
+) -> None:
+    """Gives a network its weights.
 
     Raises:
         WeightsError: the tensors are those of another network, or of other steps.
     """
-    network = DenoisingUNet(replace(UNETS[config.network], num_timesteps=config.num_timesteps))
     table = state.get("time_embed.weight")
     if table is not None and len(table) != config.num_timesteps:
         raise WeightsError(
@@ -216,5 +220,17 @@ def build_network(
         raise WeightsError(
             f"{source}: these are not weights of the {config.network} network"
         ) from error
+
+
+def build_network(
+    state: dict[str, Tensor], config: SegRefinerConfig, *, source: str
+) -> DenoisingUNet:
+    """Makes the network of a configuration for inference.
+
+    Raises:
+        WeightsError: the tensors are those of another network, or of other steps.
+    """
+    network = make_network(config)
+    fill_network(network, state, config, source=source)
     network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

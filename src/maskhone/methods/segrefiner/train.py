@@ -1,7 +1,7 @@
 """Trains a SegRefiner network from a recipe and packs it as weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from maskhone.engine.recipe import split_recipe
 from maskhone.engine.train import Batch, LossFunction, Schedule, fit
-from maskhone.engine.weights import find_weights, load_weights, save_weights
-from maskhone.methods.segrefiner.config import UNETS, SegRefinerConfig
+from maskhone.engine.weights import open_weights, save_weights
+from maskhone.methods.segrefiner.config import SegRefinerConfig
 from maskhone.methods.segrefiner.diffusion import DiffusionSchedule, SeededNoise, draw_mask
 from maskhone.methods.segrefiner.loss import batch_iou, mask_loss, texture_loss
-from maskhone.methods.segrefiner.network import DenoisingUNet
+from maskhone.methods.segrefiner.refine import fill_network, make_network
 from maskhone.methods.segrefiner.training_set import (
     Mixture,
     TrainingData,
@@ -54,19 +54,20 @@ def train(
             and `Schedule`.
         out_dir: receives the checkpoint, the log and the weights.
         resume: go on from the checkpoint in `out_dir`.
-        dry_run: open the data, then stop.
+        dry_run: open the data and the weights to start from, then stop.
         on_progress: called with finished and planned steps.
     """
     identity, config, data, mixture, schedule = parse_recipe(recipe)
     source = ViewSource(open_gallery(data), config, mixture, seed=schedule.seed)
     path = out_dir / f"{identity.name}.safetensors"
-    if dry_run:
-        return path
     with torch.random.fork_rng():
         torch.manual_seed(schedule.seed)
-        network = DenoisingUNet(replace(UNETS[config.network], num_timesteps=config.num_timesteps))
+        network = make_network(config)
     if identity.start_from:
-        network.load_state_dict(load_weights(find_weights(identity.start_from))[0])
+        start, state, _ = open_weights(identity.start_from, "segrefiner")
+        fill_network(network, state, config, source=str(start))
+    if dry_run:
+        return path
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fit(
         network,

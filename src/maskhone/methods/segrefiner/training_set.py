@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Image
 from maskhone.data.coco import from_rle, load_results
+from maskhone.data.dis import find_coarse_masks, find_thing_items
 from maskhone.data.folder import TrainingItem, find_training_items, load_training_item
 from maskhone.data.images import read_image, read_mask
 from maskhone.errors import InputError, UsageError
@@ -33,6 +34,7 @@ from maskhone.ops.colours import distort_colours
 from maskhone.ops.masks import tight_box
 from maskhone.ops.roughen import measure_extent, roughen
 
+_NEEDED = ("id", "segmentation")
 _LEAST_AREA_PX = 512  # smaller annotations are left out; SegRefiner section 6.3
 _LEAST_SIDE_PX = 32  # pictures with a shorter side are left out; likewise
 
@@ -43,7 +45,7 @@ class TrainingData:
 
     Attributes:
         folders: data sets laid out as `images/`, `masks/`, `coarse/` and `<split>.txt`.
-        split: name of the list file in each folder.
+        split: name of the list file in each folder (of ThinObject-5K in its `list/`).
         held_out: ids, with `*` for any letters, that are left out.
         images: folder of the images of the annotations.
         annotations: COCO or LVIS ground truth json.
@@ -83,6 +85,14 @@ class Mixture:
     roughened_share: float = 0.0
     collage_share: float = 0.0
     distorts_colours: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("stored_share", "roughened_share", "collage_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UsageError(f"{name} is {value}; expected a number from 0 to 1")
+        if self.margin_px < 0:
+            raise UsageError(f"margin_px is {self.margin_px}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +140,7 @@ def open_gallery(data: TrainingData) -> Gallery:
     if data.annotations:
         return AnnotatedGallery(Path(data.images), Path(data.annotations))
     if data.pictures:
-        return PictureGallery([Path(folder) for folder in data.pictures])
+        return PictureGallery([Path(folder) for folder in data.pictures], data.split)
     items = [i for folder in data.folders for i in find_training_items(Path(folder), data.split)]
     kept = [i for i in items if not any(fnmatchcase(i.id, p) for p in data.held_out)]
     return FolderGallery(kept)
@@ -170,8 +180,10 @@ class AnnotatedGallery:
         self.images, self.rows = images, truth.images
         by_image = defaultdict(list)
         for entry in truth.entries:
+            if "area" not in entry or "bbox" not in entry:
+                raise InputError(f"{annotations}: an object has no area or bbox; give ground truth")
             if self._is_wanted(entry):
-                by_image[entry["image_id"]].append(entry)
+                by_image[entry["image_id"]].append({k: entry.get(k) for k in _NEEDED})
         self.objects = sorted(by_image.items())
         if not self.objects:
             raise InputError(f"{annotations}: no object to train on")
@@ -212,38 +224,22 @@ class PictureGallery:
     Differs: files are found by their names; the original needs an index file.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.paths = [paths for folder in folders for paths in _find_pictures(folder)]
+    def __init__(self, folders: Sequence[Path], split: str) -> None:
+        items = [item for folder in folders for item in find_thing_items(folder, split)]
+        self.items = [(item, find_coarse_masks(item)) for item in items]
 
     def __len__(self) -> int:
         """Returns how many there are."""
-        return len(self.paths)
+        return len(self.items)
 
     def load(self, index: int, numbers: np.random.RandomState) -> Picture:
         """Reads one."""
-        image, truth, *coarse = self.paths[index]
+        item, coarse = self.items[index]
         return Picture(
-            image=read_image(image),
-            truth=_read(truth),
+            image=read_image(item.image_path),
+            truth=_read(item.mask_paths[0]),
             stored=tuple(_read(path) for path in coarse),
         )
-
-
-def _find_pictures(folder: Path) -> list[tuple[Path, ...]]:
-    names = ("im", "gt") if (folder / "im").is_dir() else ("images", "masks")
-    images = {path.stem: path for path in sorted((folder / names[0]).glob("*.jpg"))}
-    truths = sorted((folder / names[1]).glob("*.png"))
-    if not images or not truths:
-        raise InputError(f"{folder}: expected im/ and gt/, or images/ and masks/, with pictures")
-    found = []
-    for truth in truths:
-        coarse = [folder / kind / truth.name for kind in ("coarse", "coarse_expand")]
-        missing = [path for path in coarse if not path.is_file()]
-        if missing or truth.stem not in images:
-            lost = missing[0] if missing else folder / names[0] / f"{truth.stem}.jpg"
-            raise InputError(f"{lost}: no such file; make coarse masks with: maskhone coarse")
-        found.append((images[truth.stem], truth, *coarse))
-    return found
 
 
 def _read(path: Path) -> NDArray[np.bool_]:
