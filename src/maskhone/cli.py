@@ -64,10 +64,14 @@ def _common(
 
 @app.command()
 def refine(
-    images: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
-    masks: Annotated[
-        Path, typer.Argument(help="A mask, a folder of masks, a COCO json, or a Cityscapes folder.")
+    images: Annotated[
+        Path, typer.Argument(help="A picture, or a folder; for prn the scores themselves will do.")
     ],
+    masks: Annotated[
+        Path | None,
+        typer.Argument(help="A mask, a folder of masks, a COCO json, or a Cityscapes folder."),
+    ] = None,
+    *,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to write: of the same form as MASKS.")
     ],
@@ -78,6 +82,9 @@ def refine(
     format: Annotated[
         str, typer.Option(help="auto, folder, coco, cityscapes or big: what MASKS is.")
     ] = "auto",
+    logits: Annotated[
+        bool, typer.Option(help="Float .npy and .npz hold logits: apply a sigmoid first.")
+    ] = False,
     image_list: Annotated[
         Path | None, typer.Option(help="COCO json whose `images` name the files of image ids.")
     ] = None,
@@ -126,6 +133,7 @@ def refine(
             method=method,
             weights=weights,
             format=format,
+            logits=logits,
             image_list=image_list,
             guard=guard,
             band_px=band_px,
@@ -262,13 +270,13 @@ def methods() -> None:
 def list_weights() -> None:
     """List the bundled weights and the published ones that can be imported."""
     from maskhone.engine.weights import list_bundled, read_header
-    from maskhone.methods.catalogue import list_published
+    from maskhone.pipelines.weights import list_importable
 
     table = Table("name", "where", "licence", box=None, pad_edge=False)
     for name, path in list_bundled().items():
         table.add_row(name, "bundled", read_header(path).get("licence", ""))
-    for file, name in list_published().items():
-        table.add_row(name, f"maskhone weights import {file}", "the authors'")
+    for name, command in list_importable().items():
+        table.add_row(name, command, "the authors'")
     out.print(table)
 
 
@@ -295,7 +303,7 @@ def import_weights(
     ] = None,
 ) -> None:
     """Convert a published checkpoint once; nothing in it is executed."""
-    from maskhone.methods.catalogue import import_weights
+    from maskhone.pipelines.weights import import_weights
 
     out.print(f"wrote {escape(str(import_weights(checkpoint, output, name=name)))}")
 

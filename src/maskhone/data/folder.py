@@ -112,17 +112,21 @@ def find_folder_items(
     return items, problems
 
 
-def load_folder_item(item: FolderItem) -> Sample:
+def load_folder_item(item: FolderItem, *, is_logits: bool = False) -> Sample:
     """Reads an image and all its masks, one after another in the order of `mask_paths`.
 
     `meta` holds `image_path`, `mask_files` (tuple of MaskFile) and `mask_names` (their paths
     within the masks' folder), which `write_folder_sample` needs.
 
+    Args:
+        item: from `find_folder_items`.
+        is_logits: the masks are float arrays of logits.
+
     Raises:
         InputError: a file cannot be read, or a mask has another size than the image.
     """
     image = read_image(item.image_path)
-    mask_files = tuple(read_mask(path) for path in item.mask_paths)
+    mask_files = tuple(read_mask(path, is_logits=is_logits) for path in item.mask_paths)
     for mask_file in mask_files:
         check_mask_fits(mask_file, image, image_path=item.image_path)
     masks = mask_files[0].scores

@@ -85,7 +85,7 @@ def write_image(path: str | Path, image: NDArray[Any]) -> Path:
     return save_picture(Path(path), PIL.Image.fromarray(image))
 
 
-def read_mask(path: str | Path) -> MaskFile:
+def read_mask(path: str | Path, *, is_logits: bool = False) -> MaskFile:
     """Reads the masks of one file: a picture, or an `.npy` or `.npz` array.
 
     A grey picture is one mask: binary when it holds only 0 and 1, or 0 and 255, otherwise a
@@ -94,12 +94,19 @@ def read_mask(path: str | Path) -> MaskFile:
     for each label but 0 and 255 (ignore). One of pure black and white only is a grey picture,
     unless label 1 is the white, when both readings agree.
 
+    Args:
+        path: the file.
+        is_logits: floats are logits, and become probabilities by a sigmoid.
+
     Raises:
-        InputError: the file is missing, damaged, in colours, or holds NaN or logits.
+        InputError: the file is missing, damaged, in colours, or holds NaN or, unless said, logits;
+            or logits are said of anything but floats.
     """
     path = Path(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
-        return _read_array_mask(path)
+        return _read_array_mask(path, is_logits=is_logits)
+    if is_logits:
+        raise InputError(f"{path}: a picture holds no logits; save them as float .npy or .npz")
     picture = open_picture(path, single_frame=True)
     if picture.mode == "P" and not is_black_and_white(picture):
         label_map = np.array(picture, dtype=np.uint8)
@@ -174,13 +181,15 @@ def write_mask(
     return save_picture(path, PIL.Image.fromarray(from_scores(scores[0], kind, binary=binary)))
 
 
-def read_pair(image_path: str | Path, mask_path: str | Path) -> tuple[Image, MaskFile]:
-    """Reads a picture and its mask, which must have one size.
+def read_pair(
+    image_path: str | Path, mask_path: str | Path, *, is_logits: bool = False
+) -> tuple[Image, MaskFile]:
+    """Reads a picture and its mask, which must have one size; see `read_mask`.
 
     Raises:
         InputError: as `read_image`, `read_mask` and `check_mask_fits`.
     """
-    image, mask_file = read_image(image_path), read_mask(mask_path)
+    image, mask_file = read_image(image_path), read_mask(mask_path, is_logits=is_logits)
     check_mask_fits(mask_file, image, image_path=Path(image_path))
     return image, mask_file
 
@@ -203,7 +212,7 @@ def _size_hw(mask_file: MaskFile) -> tuple[int, ...]:
     return tuple(mask_file.scores.shape[1:])
 
 
-def _read_array_mask(path: Path) -> MaskFile:
+def _read_array_mask(path: Path, *, is_logits: bool) -> MaskFile:
     arrays = load_arrays(path)
     key = next((k for k in NPZ_KEYS if k in arrays), None)
     if len(arrays) == 1:
@@ -213,6 +222,11 @@ def _read_array_mask(path: Path) -> MaskFile:
             f"{path}: holds the arrays {sorted(arrays)}, expected one, or one named masks or scores"
         )
     array = arrays.pop(key)
+    if is_logits:
+        if array.dtype.kind != "f":
+            raise InputError(f"{path}: holds {array.dtype}, but logits are floats; leave them out")
+        logistic = (np.tanh(array.astype(np.float64) / 2) + 1) / 2  # does not overflow
+        array = logistic.astype(array.dtype)
     scores, kind = to_scores(array, name=str(path))
     is_stack = scores.ndim == 3
     return MaskFile(

@@ -41,9 +41,10 @@ from maskhone.data.folder import (
     load_folder_item,
     write_folder_sample,
 )
-from maskhone.data.images import read_image, read_pair, write_image, write_mask
+from maskhone.data.images import MaskFile, read_image, read_mask, read_pair, write_image, write_mask
+from maskhone.data.score_maps import index_maps, make_blank_image
 from maskhone.errors import InputError, MaskhoneError, UsageError
-from maskhone.methods.catalogue import load
+from maskhone.methods.catalogue import METHODS, load
 from maskhone.pipelines.arrays import check_band, refine_scores
 from maskhone.pipelines.figure import write_comparison
 
@@ -79,6 +80,7 @@ class _Settings:
 
     method: str
     weights: str | None
+    logits: bool
     guard: bool
     band_px: int
     binary: bool
@@ -129,12 +131,13 @@ class _Run:
 
 def refine_files(
     images: Path,
-    masks: Path,
+    masks: Path | None,
     output: Path,
     *,
     method: str = "bpr",
     weights: str | None = None,
     format: str = "auto",
+    logits: bool = False,
     image_list: Path | None = None,
     guard: bool = False,
     band_px: int = 0,
@@ -156,11 +159,13 @@ def refine_files(
     Args:
         images: a picture, or a folder of pictures.
         masks: a mask file; a folder of masks; a COCO results json or data set; or a Cityscapes
-            prediction folder.
+            prediction folder. None: `images` is the mask file or the folder of masks, for methods
+            that look at no picture.
         output: a file, a folder, a json, or a folder, accordingly.
         method: see `maskhone.methods.catalogue`.
         weights: a weight file or a bundled name; None takes the method's own.
         format: `auto`, `folder`, `coco`, `cityscapes` or `big`; auto goes by what `masks` is.
+        logits: float arrays hold logits, and become probabilities by a sigmoid.
         image_list: COCO json whose `images` name the files of image ids.
         guard: keep the coarse mask where the refined one strays.
         band_px: when positive, change nothing further than this from the coarse outline.
@@ -188,11 +193,12 @@ def refine_files(
     check_band(band_px)
     run = _Run(
         images=images,
-        masks=masks,
+        masks=images if masks is None else masks,
         output=output,
         settings=_Settings(
             method=method,
             weights=weights,
+            logits=logits,
             guard=guard,
             band_px=band_px,
             binary=binary,
@@ -212,21 +218,34 @@ def refine_files(
         dry_run=dry_run,
         on_progress=on_progress,
     )
-    return _FORMS[_find_form(run, format)](run)
+    form = _find_form(run, format) if masks is not None else _find_form_of_maps(run, format)
+    if logits and form not in ("picture", "folder", "map", "maps"):
+        raise UsageError(f"logits are read from .npy and .npz files, not from {form}")
+    return _FORMS[form](run)
+
+
+def _find_form_of_maps(run: _Run, asked: str) -> str:
+    """Tells one map from a folder of them, where there are no pictures."""
+    method = METHODS.get(run.settings.method)
+    if method is None or method.needs_picture:
+        known = ", ".join(name for name, each in METHODS.items() if not each.needs_picture)
+        raise UsageError(
+            f"{run.settings.method} looks at the picture: give IMAGES and MASKS; "
+            f"without pictures works {known}"
+        )
+    if asked not in ("auto", "folder") or run.masks.suffix.lower() == ".json":
+        raise UsageError("without pictures only maps in files and folders can be refined")
+    if run.compare is not None:
+        raise UsageError("compare shows the picture: give IMAGES and MASKS")
+    _check_paths(run)
+    return "maps" if run.masks.is_dir() else "map"
 
 
 def _find_form(run: _Run, asked: str) -> str:
     known = ("auto", "folder", "coco", "cityscapes", "big")
     if asked not in known:
         raise UsageError(f"format is {asked!r}; expected one of {', '.join(known)}")
-    for path in (run.images, run.masks):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; check the path")
-    if run.output.resolve() == run.masks.resolve():
-        raise UsageError(f"{run.output}: would overwrite the coarse masks; name another output")
-    inputs = [path.resolve() for path in (run.images, run.masks) if path.is_dir()]
-    if any(path in run.output.resolve().parents for path in inputs):
-        raise UsageError(f"{run.output}: lies inside an input folder; name another output")
+    _check_paths(run)
     if run.images.is_file() and run.masks.is_file() and run.masks.suffix.lower() != ".json":
         return "picture"
     if run.images.is_file():
@@ -240,12 +259,37 @@ def _find_form(run: _Run, asked: str) -> str:
     raise UsageError(f"{run.images} is a folder but {run.masks} a file; give a folder or a .json")
 
 
+def _check_paths(run: _Run) -> None:
+    """Refuses inputs that are missing and an output that would touch them."""
+    for path in (run.images, run.masks):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+    if run.output.resolve() == run.masks.resolve():
+        raise UsageError(f"{run.output}: would overwrite the coarse masks; name another output")
+    inputs = [path.resolve() for path in (run.images, run.masks) if path.is_dir()]
+    if any(path in run.output.resolve().parents for path in inputs):
+        raise UsageError(f"{run.output}: lies inside an input folder; name another output")
+
+
 def _refine_picture(run: _Run) -> RefineReport:
     """Refines one mask file of one picture."""
     output = run.output / run.masks.name if run.output.is_dir() else run.output
     if run.dry_run:
         return RefineReport(lines=(f"would refine {run.masks} to {output}",))
-    image, mask_file = read_pair(run.images, run.masks)
+    image, mask_file = read_pair(run.images, run.masks, is_logits=run.settings.logits)
+    return _refine_mask_file(run, image, mask_file, output)
+
+
+def _refine_map(run: _Run) -> RefineReport:
+    """Refines one file of maps that comes without picture."""
+    output = run.output / run.masks.name if run.output.is_dir() else run.output
+    if run.dry_run:
+        return RefineReport(lines=(f"would refine {run.masks} to {output}",))
+    mask_file = read_mask(run.masks, is_logits=run.settings.logits)
+    return _refine_mask_file(run, make_blank_image(mask_file.scores.shape[1:]), mask_file, output)
+
+
+def _refine_mask_file(run: _Run, image: Image, mask_file: MaskFile, output: Path) -> RefineReport:
     refined = run.refine(image, mask_file.scores)
     written = write_mask(output, refined, mask_file, binary=run.settings.binary)
     if run.settings.scores:
@@ -266,9 +310,27 @@ def _refine_folder(run: _Run) -> RefineReport:
         return all((run.output / path.relative_to(run.masks)).exists() for path in item.mask_paths)
 
     def do(item: FolderItem) -> None:
-        _refine_folder_sample(run, load_folder_item(item))
+        _refine_folder_sample(run, load_folder_item(item, is_logits=run.settings.logits))
 
     return _run_folder_jobs(run, items, problems, is_done, do)
+
+
+def _refine_maps(run: _Run) -> RefineReport:
+    """Refines a folder of files of maps that come without pictures."""
+
+    def do(path: Path) -> None:
+        mask_file = read_mask(path, is_logits=run.settings.logits)
+        image = make_blank_image(mask_file.scores.shape[1:])
+        refined = run.refine(image, mask_file.scores)
+        name = path.relative_to(run.masks)
+        if run.settings.scores:
+            write_mask(_scores_path(run.output) / name, refined, mask_file, as_scores=True)
+        write_mask(run.output / name, refined, mask_file, binary=run.settings.binary)
+
+    def is_done(path: Path) -> bool:
+        return (run.output / path.relative_to(run.masks)).exists()
+
+    return _run_folder_jobs(run, list(index_maps(run.masks).values()), [], is_done, do)
 
 
 def _refine_folder_sample(run: _Run, sample: Sample) -> None:
@@ -492,6 +554,8 @@ def _write_score_pictures(folder: Path, name: str, numbers: Sequence[int], score
 
 _FORMS: dict[str, Callable[[_Run], RefineReport]] = {
     "picture": _refine_picture,
+    "map": _refine_map,
+    "maps": _refine_maps,
     "folder": _refine_folder,
     "coco": _refine_coco,
     "cityscapes": _refine_cityscapes,

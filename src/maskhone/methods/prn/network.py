@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, instance_norm, interpolate, max_pool2d
 
-_WIDTHS = (32, 64, 128, 256)
+_LEVELS = 4  # of the encoder; each is twice as wide as the one above
 _POOL_SIDES = (1, 2, 4, 8)
 _RECURRENCES = 2
 _QUIRK_ROW, _QUIRK_SOURCE = 6, 2  # counted from 0; PatchRefineNet section 3.4
@@ -24,11 +24,13 @@ class PRNSpec:
 
     Attributes:
         cells: rows and columns of the local branch: 8 for P64, 4 for P4, 0 for P0 without one.
+        width: channels of the finest level; 32 as published.
         head_kernel: side of the last convolution: 3, or 1 for P0.
         head_names: of the global and the local head in the checkpoints.
     """
 
     cells: int
+    width: int = 32
     head_kernel: int = 3
     head_names: tuple[str, ...] = ("out_global", "out_local")
 
@@ -51,17 +53,17 @@ class PRN(nn.Module):
     def __init__(self, spec: PRNSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.encoding = Encoder()
+        self.encoding = Encoder(spec.width)
         for branch in ("global", "local")[: len(spec.head_names)]:
             for level in (3, 2, 1):
-                self.add_module(f"decode{level}_{branch}", Decoder(_WIDTHS[level]))
+                self.add_module(f"decode{level}_{branch}", Decoder(spec.width << level))
         for name in spec.head_names:
             padding = spec.head_kernel // 2
-            head = nn.Conv2d(_WIDTHS[0], 1, spec.head_kernel, padding=padding)
+            head = nn.Conv2d(spec.width, 1, spec.head_kernel, padding=padding)
             self.add_module(name, nn.Sequential(head))
 
     def forward(
-        self, scores_B1HW: Tensor, *, has_row_quirk: bool = False
+        self, scores_B1HW: Tensor, *, has_row_quirk: bool = False, pools_cells: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Returns `(B, 1, H, W)` logits twice.
 
@@ -69,6 +71,8 @@ class PRN(nn.Module):
             scores_B1HW: probabilities; H and W are multiples of `spec.stride`.
             has_row_quirk: cut the second-finest features of the seventh row of cells from the
                 third row, as the published network does. Its weights were trained so.
+            pools_cells: in training mode, take batch statistics over all cells at once. Otherwise
+                each cell has its own, as published, and the running statistics follow the last.
         """
         features = self.encoding(scores_B1HW)
         whole = self._decode(features, "global")
@@ -78,7 +82,7 @@ class PRN(nn.Module):
         if has_row_quirk and self.spec.cells > _QUIRK_ROW:
             cells[1] = cells[1].clone()
             cells[1][:, _QUIRK_ROW] = cells[1][:, _QUIRK_SOURCE]
-        if self.training:
+        if self.training and not pools_cells:
             return whole, self._join(self._decode_in_turn(cells))
         flat = [x.flatten(0, 2) for x in cells]
         local = self._decode(flat, "local")
@@ -118,18 +122,18 @@ class PRN(nn.Module):
 class Encoder(nn.Module):
     """Recurrent residual blocks at four sizes; the smallest is also pooled over the whole map."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        widths = (1, *_WIDTHS)
-        for i in range(4):
+        widths = (1, *(width << level for level in range(_LEVELS)))
+        for i in range(_LEVELS):
             self.add_module(f"RRCNN{i + 1}", RecurrentResidual(widths[i], widths[i + 1]))
-        self.psp = PyramidPooling(_WIDTHS[3], _WIDTHS[3])
+        self.psp = PyramidPooling(widths[-1], widths[-1])
 
     def forward(self, scores: Tensor) -> list[Tensor]:
         """Returns features at strides 1, 2, 4 and 8."""
         features = []
         x = scores
-        for i in range(4):
+        for i in range(_LEVELS):
             x = self.get_submodule(f"RRCNN{i + 1}")(max_pool2d(x, 2) if i else x)
             features.append(x)
         features[3] = self.psp(features[3])
@@ -174,7 +178,7 @@ class Recurrent(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()
+            nn.Conv2d(channels, channels, 3, padding=1), Norm(channels), nn.ReLU()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -193,7 +197,7 @@ class Upsample(nn.Module):
         self.up = nn.Sequential(
             nn.Upsample(scale_factor=2),
             nn.Conv2d(channels_in, channels_out, 3, padding=1),
-            nn.BatchNorm2d(channels_out),
+            Norm(channels_out),
             nn.ReLU(),
         )
 
@@ -242,5 +246,27 @@ class PyramidPooling(nn.Module):
         return torch.relu(self.bottleneck(torch.cat([*resized, x], dim=1)))
 
 
+class Norm(nn.BatchNorm2d):
+    """Batch normalisation that can also take the statistics of each map alone, in eval mode too.
+
+    The latter equals training mode with one map at a time, whatever else is in the batch.
+    """
+
+    uses_map_statistics = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        if self.training or not self.uses_map_statistics:
+            return super().forward(x)
+        return instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+def choose_statistics(network: nn.Module, *, of_each_map: bool) -> None:
+    """Sets, in place, what a network in eval mode normalises with."""
+    for module in network.modules():
+        if isinstance(module, Norm):
+            module.uses_map_statistics = of_each_map
+
+
 def _conv_norm(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), nn.BatchNorm2d(channels_out))
+    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), Norm(channels_out))

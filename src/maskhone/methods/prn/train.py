@@ -1,0 +1,248 @@
+"""Trains a PatchRefineNet from a recipe and packs it as weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maskhone.contracts import FOREGROUND
+from maskhone.data.score_maps import MapItem
+from maskhone.engine.epochs import Epochs
+from maskhone.engine.plateau import PUBLISHED_RULES, PlateauRule
+from maskhone.engine.recipe import split_recipe
+from maskhone.engine.train import Batch, LossFunction, Schedule, Validate, fit
+from maskhone.engine.weights import open_weights, save_weights
+from maskhone.errors import UsageError
+from maskhone.methods.prn.config import PRNConfig
+from maskhone.methods.prn.loss import total_loss
+from maskhone.methods.prn.merge import merge_scores
+from maskhone.methods.prn.network import PRN, choose_statistics
+from maskhone.methods.prn.refine import build_network
+from maskhone.methods.prn.training_set import (
+    MapSource,
+    TrainingData,
+    collate,
+    load_maps,
+    split_items,
+)
+
+_RULE = PUBLISHED_RULES["prn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What the weights are called and come from.
+
+    Attributes:
+        name: `architecture.training-data`.
+        licence: of the weights, following from the data.
+        start_from: a maskhone weight file of the same network to go on from; empty for none.
+    """
+
+    name: str
+    licence: str = "unknown"
+    start_from: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How training goes from epoch to epoch; the numbers are the published ones.
+
+    Attributes:
+        watch: the loss that has to fall: on the held-out maps (`validation`) or while training.
+            Differs: the original watches the `training` loss.
+        patience: after more bad epochs in a row, each further one goes back to the best weights
+            and lowers the rate.
+        limit: after more bad epochs in a row training stops.
+        factor: the rate is multiplied by it.
+        least_rate: training stops instead of lowering a rate below this.
+        epoch_iterations: steps of an epoch; 0: once through the maps.
+        pools_cells: normalise all cells of a map together while training; many times faster, and
+            the running statistics are those of all cells. Differs: the original normalises one cell
+            after another, so that its running statistics are those of the last few.
+    """
+
+    watch: Literal["validation", "training"] = "validation"
+    patience: int = _RULE.patience
+    limit: int = _RULE.limit
+    factor: float = _RULE.factor
+    least_rate: float = _RULE.least_rate
+    epoch_iterations: int = 0
+    pools_cells: bool = False
+
+    def __post_init__(self) -> None:
+        if self.watch not in ("validation", "training"):
+            raise UsageError(f"watch is {self.watch!r}; expected validation or training")
+        if self.epoch_iterations < 0:
+            raise UsageError(f"epoch_iterations is {self.epoch_iterations}; expected 0 or more")
+        _ = self.rule
+
+    @property
+    def rule(self) -> PlateauRule:
+        """When to go back, and when to stop."""
+        return PlateauRule(
+            patience=self.patience,
+            limit=self.limit,
+            factor=self.factor,
+            least_rate=self.least_rate,
+        )
+
+
+def train(
+    recipe: Mapping[str, Any],
+    *,
+    out_dir: Path,
+    resume: bool = False,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Trains as the recipe says; returns the weight file `out_dir/<name>.safetensors`.
+
+    Args:
+        recipe: keys are the fields of `Identity`, `PRNConfig`, `TrainingData`, `Course` and
+            `Schedule`.
+        out_dir: receives the checkpoint, the log and the weights.
+        resume: go on from the checkpoint in `out_dir`.
+        dry_run: find the maps, read one, and the weights to start from; then stop.
+        on_progress: called with finished and planned steps.
+
+    Raises:
+        UsageError: an unknown key, or keys that contradict each other.
+        InputError: maps, truths or lists are missing or cannot be used.
+    """
+    identity, config, data, course, schedule = parse_recipe(recipe)
+    kept, held = split_items(data, seed=schedule.seed)
+    if course.watch == "validation" and not held:
+        raise UsageError(
+            "watch is 'validation', but no maps are held back; give held_share or a "
+            'validation_list, or watch = "training" as published'
+        )
+    source = MapSource(kept, config, data, seed=schedule.seed)
+    network = make_network(identity, config, seed=schedule.seed)
+    epochs = Epochs(
+        iterations=course.epoch_iterations or len(kept) // schedule.batch_size,
+        rule=course.rule,
+        watched="loss" if course.watch == "validation" else "",
+    )
+    path = out_dir / f"{identity.name}.safetensors"
+    if dry_run:
+        _ = source[0]
+        return path
+    fit(
+        network,
+        make_loss(config, pools_cells=course.pools_cells),
+        source,
+        collate,
+        schedule=schedule,
+        out_dir=out_dir,
+        resume=resume,
+        validate=make_validation(held, config, data, batch_size=schedule.batch_size),
+        epochs=epochs,
+        on_progress=on_progress,
+    )
+    header = {
+        "name": identity.name,
+        "method": "prn",
+        "licence": identity.licence,
+        "config": asdict(config),
+        "recipe": dict(recipe),
+        "maps": {"trained_on": len(kept), "held_out": len(held)},
+    }
+    return save_weights(path, network.state_dict(), header)
+
+
+def parse_recipe(
+    recipe: Mapping[str, Any],
+) -> tuple[Identity, PRNConfig, TrainingData, Course, Schedule]:
+    """Splits a flat table into what it sets; unknown keys are refused by name."""
+    table = {k: v for k, v in recipe.items() if k != "method"}
+    parts = split_recipe(table, [Identity, PRNConfig, TrainingData, Course, Schedule])
+    identity, config, data, course, schedule = parts
+    return identity, config, data, course, schedule
+
+
+def make_network(identity: Identity, config: PRNConfig, *, seed: int) -> PRN:
+    """Makes the network to train: new, or of the weights to start from.
+
+    Raises:
+        WeightsError: those are of another method or network.
+    """
+    if identity.start_from:
+        path, state, _ = open_weights(identity.start_from, "prn")
+        return build_network(state, config, source=str(path))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = PRN(config.spec)
+    choose_statistics(network, of_each_map=config.bn == "batch")
+    return network
+
+
+def make_loss(config: PRNConfig, *, pools_cells: bool) -> LossFunction:
+    """Returns the loss of a batch; the log also holds the IoU with pseudo-label and truth.
+
+    Source: PatchRefineNet sections 5 and 6; the arguments in the intended order.
+    """
+
+    def loss_of(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        found = network(
+            batch["scores"], has_row_quirk=config.has_row_quirk, pools_cells=pools_cells
+        )
+        with torch.autocast(batch["scores"].device.type, enabled=False):
+            branches = [x.float().sigmoid() for x in found if x is not None]
+            return {
+                "loss": total_loss(branches, batch["label"], batch["truth"]),
+                "iou_label": _smoothed_iou(branches[0].detach(), batch["label"]),
+                "iou_truth": _smoothed_iou(branches[0].detach(), batch["truth"]),
+            }
+
+    return loss_of
+
+
+def make_validation(
+    items: Sequence[MapItem], config: PRNConfig, data: TrainingData, *, batch_size: int
+) -> Validate | None:
+    """Returns what scores the network on held-out maps; None where there are none.
+
+    It says the mean `loss` of a map, and the mean IoU over maps of the merged mask and, as
+    `iou_before`, of the base model's own at one half, both at the network's size.
+    """
+    if not items:
+        return None
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        device = next(network.parameters()).device
+        rows = []
+        for start in range(0, len(items), batch_size):
+            maps = [load_maps(item, config, data) for item in items[start : start + batch_size]]
+            batch = {name: values.to(device) for name, values in collate(maps).items()}
+            found = network(batch["scores"], has_row_quirk=config.has_row_quirk)
+            branches = [x.float().sigmoid() for x in found if x is not None]
+            for i, (scores, _, truth) in enumerate(maps):
+                one = [branch[i : i + 1] for branch in branches]
+                with torch.autocast(device.type, enabled=False):
+                    loss = total_loss(one, batch["label"][i : i + 1], batch["truth"][i : i + 1])
+                arrays = [branch[0, 0].cpu().numpy() for branch in one]
+                merged = merge_scores(
+                    arrays[0], arrays[1] if len(arrays) > 1 else None, config.merge
+                )
+                rows.append((float(loss), _iou(merged, truth), _iou(scores, truth)))
+        loss, after, before = np.mean(rows, axis=0).tolist()
+        return {"loss": loss, "iou": after, "iou_before": before}
+
+    return validate
+
+
+def _smoothed_iou(prediction: Tensor, target: Tensor) -> Tensor:
+    """Computes the IoU of a batch as logged by the original: 0.5 is inside, smoothed by 1."""
+    inside, truth = prediction >= FOREGROUND, target >= FOREGROUND
+    return ((inside & truth).sum() + 1) / ((inside | truth).sum() + 1)
+
+
+def _iou(scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+    inside, is_object = scores > FOREGROUND, truth > FOREGROUND
+    either = int(np.count_nonzero(inside | is_object))
+    return int(np.count_nonzero(inside & is_object)) / either if either else 1.0

@@ -1,0 +1,54 @@
+"""The authors' checkpoints, of refinement methods and of base models: converted once."""
+
+from collections import Counter
+from pathlib import Path
+
+from maskhone.errors import UsageError
+from maskhone.methods.catalogue import import_weights as import_refiner
+from maskhone.methods.catalogue import list_published
+from maskhone.segmenters.catalogue import SEGMENTERS
+
+
+def import_weights(path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
+    """Converts an authors' checkpoint to a maskhone weight file; returns its path.
+
+    Args:
+        path: the checkpoint; what it is is told by its name, or by `name`.
+        out: file to write; by default `<name>.safetensors` beside the checkpoint.
+        name: one of our names of published weights.
+
+    Raises:
+        UsageError: neither the file's name nor `name` is known, or the name fits several.
+        WeightsError: damaged, not plain tensors, or weights of another network.
+    """
+    bases = {model.published: ours for ours, model in SEGMENTERS.items()}
+    wanted = name or bases.get(path.name)
+    if wanted in SEGMENTERS:
+        from maskhone.pipelines.segmenters import import_segmenter
+
+        return import_segmenter(path, out, name=wanted)
+    refiners = list_published()
+    is_known = path.name in {Path(file).name for file in refiners}
+    if wanted not in refiners.values() and (name or not is_known):
+        raise UsageError(
+            f"{name or path.name}: not one of the released files or names; say what it is with "
+            f"--name: {', '.join([*refiners.values(), *SEGMENTERS])}"
+        )
+    return import_refiner(path, out, name=name)
+
+
+def list_importable() -> dict[str, str]:
+    """Lists our names of published weights, and the command that converts each.
+
+    Example:
+        >>> list_importable()["pfanet"].split()[:3]
+        ['maskhone', 'weights', 'import']
+    """
+    files = {ours: file for file, ours in list_published().items()}
+    files |= {ours: model.published for ours, model in SEGMENTERS.items()}
+    count = Counter(Path(file).name for file in files.values())
+    return {
+        name: f"maskhone weights import {file}"
+        + (f" --name {name}" if count[Path(file).name] > 1 else "")
+        for name, file in files.items()
+    }
