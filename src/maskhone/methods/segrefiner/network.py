@@ -152,11 +152,11 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, spec: UNetSpec) -> None:
         super().__init__()
-        self.scales = spec.use_scale_shift_norm
+        self.uses_scale_shift = spec.use_scale_shift_norm
         self.in_layers = nn.Sequential(
             Norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels_out, 3, padding=1)
         )
-        told = 2 * channels_out if self.scales else channels_out
+        told = 2 * channels_out if self.uses_scale_shift else channels_out
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(spec.time_channels, told))
         self.out_layers = nn.Sequential(
             Norm(channels_out),
@@ -172,7 +172,7 @@ class ResBlock(nn.Module):
         """Returns `(B, channels_out, H, W)`."""
         h = self.in_layers(x)
         told = self.emb_layers(embedded)[..., None, None]
-        if self.scales:
+        if self.uses_scale_shift:
             scale, shift = told.chunk(2, dim=1)
             h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
         else:
