@@ -33,6 +33,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "bpr --guard": {"method": "bpr", "guard": True},
     "bpr, one pass": {"method": "bpr", "options": {"coarsest_side_px": 0}},
     "bpr, binary input": {"method": "bpr", "options": {"mask_input": "binary"}},
+    "segrefiner-lite": {"method": "segrefiner-lite"},
+    "segrefiner-lite --guard": {"method": "segrefiner-lite", "guard": True},
+    "segrefiner-lite, nearest": {
+        "method": "segrefiner-lite",
+        "options": {"picks_nearest": True},
+    },
     "guided": {"method": "guided"},
     "grabcut": {"method": "grabcut"},
     "crf": {"method": "crf"},
@@ -47,7 +53,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--split", default="val")
-    parser.add_argument("--weights", default=None)
+    parser.add_argument("--weights", help="a file that is not bundled, for all methods named")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     known = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
@@ -80,7 +86,7 @@ def score(arguments: argparse.Namespace, method: str, name: str) -> list[dict[st
             shutil.copy(root / coarse / f"{line}.png", before)
         began = time.perf_counter()
         settings = dict(METHODS[method])
-        if settings["method"] == "bpr":
+        if arguments.weights is not None:
             settings["weights"] = arguments.weights
         report = refine_files(root / "images", before, after, **settings)
         seconds = time.perf_counter() - began
