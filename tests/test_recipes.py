@@ -6,16 +6,30 @@ import pytest
 
 from maskhone.errors import UsageError
 from maskhone.methods.bpr.train import parse_recipe as parse_bpr
-from maskhone.methods.catalogue import METHODS
+from maskhone.methods.prn.train import parse_recipe as parse_prn
 from maskhone.methods.segrefiner.train import parse_recipe as parse_segrefiner
-from maskhone.pipelines.train import read_recipe
+from maskhone.pipelines.prn_plan import parse_recipe as parse_prn_pipeline
+from maskhone.pipelines.train import list_trainable, read_named_recipe, read_recipe
+from maskhone.pipelines.train_segmenter import parse_recipe as parse_base
+from maskhone.segmenters.catalogue import SEGMENTERS
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
-PARSERS = {"bpr": parse_bpr, "segrefiner": parse_segrefiner}
+PARSERS = {
+    "bpr": parse_bpr,
+    "prn": parse_prn,
+    "segrefiner": parse_segrefiner,
+    **dict.fromkeys(SEGMENTERS, parse_base),
+}
+PIPELINE_PARSERS = {
+    "prn-pipeline": lambda table: parse_prn_pipeline(
+        table, lambda name: read_named_recipe(name, beside=RECIPES[0])
+    )
+}
 
 
 def parse(table):
-    return PARSERS[table["method"].split("-")[0]](table)
+    method = table["method"]
+    return (PIPELINE_PARSERS.get(method) or PARSERS[method.split("-")[0]])(table)
 
 
 def test_there_are_recipes():
@@ -25,13 +39,16 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_is_in_order(path):
     table = read_recipe(path)
-    assert METHODS[table["method"]].train is not None
-    identity, _, _, _, schedule = parse(table)
-    assert identity.name == path.stem
-    assert schedule.iterations > 0
+    assert table["method"] in list_trainable()
+    first, *_, last = parse(table)
+    if table["method"] in PIPELINE_PARSERS:
+        assert first.name.split(".")[1] == path.stem.split(".")[1]
+    else:
+        assert first.name == path.stem
+        assert last.iterations > 0
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_an_unknown_key_is_refused_by_name(path):
-    with pytest.raises(UsageError, match="iteratoins"):
-        parse({**read_recipe(path), "iteratoins": 5})
+    with pytest.raises(UsageError, match="lerning_rate"):
+        parse({**read_recipe(path), "lerning_rate": 5})

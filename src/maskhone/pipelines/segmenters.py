@@ -2,11 +2,21 @@
 
 Our modules carry the published names, so no key is renamed; a wrapper (`state_dict`, `model`) and
 the prefix `module.` are taken away.
+
+Key tables of the ImageNet starts. Left torchvision's key, right ours:
+
+    ResNet-34   conv1|bn1.*         -> firstconv|firstbn.*        dlinknet34
+                layer1|2|3|4.*      -> encoder1|2|3|4.*
+                fc.*                   dropped
+    VGG-16      features.*          -> vgg16.*                    pfanet
+                classifier.*           dropped
 """
 
+import re
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from maskhone.contracts import Segmenter
 from maskhone.engine.checkpoints import check_keys, read_state_dict
@@ -14,6 +24,17 @@ from maskhone.engine.infer import choose_device, choose_dtype
 from maskhone.engine.weights import find_weights, load_weights, save_weights
 from maskhone.errors import UsageError, WeightsError
 from maskhone.segmenters.catalogue import SEGMENTERS, build_network, make_segmenter
+
+_IMAGENET_KEYS = {
+    "dlinknet34": (
+        (r"^conv1\.", "firstconv."),
+        (r"^bn1\.", "firstbn."),
+        (r"^layer([1-4])\.", r"encoder\1."),
+    ),
+    "pfanet": ((r"^features\.", "vgg16."),),
+}
+_IMAGENET_DROPPED = {"dlinknet34": "fc.", "pfanet": "classifier."}
+_COUNTER = ".num_batches_tracked"  # which torchvision's oldest files lack
 
 
 def load_segmenter(
@@ -78,3 +99,42 @@ def import_segmenter(path: Path, out: Path | None = None, *, name: str) -> Path:
         "data": SEGMENTERS[name].data,
     }
     return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)
+
+
+def load_imagenet_start(network: nn.Module, name: str, path: Path) -> None:
+    """Copies torchvision's ResNet-34 or VGG-16 into the encoder of a base model, in place.
+
+    Args:
+        network: a base model.
+        name: its key in `SEGMENTERS`.
+        path: a state dict as torchvision publishes it.
+
+    Raises:
+        UsageError: the published model has no such start.
+        WeightsError: damaged file, or keys of another network.
+    """
+    if name not in _IMAGENET_KEYS:
+        raise UsageError(
+            f"init_from: {name} starts from fresh weights; "
+            f"with ImageNet's start {', '.join(_IMAGENET_KEYS)}"
+        )
+    found: dict[str, Tensor] = {}
+    for key, value in read_state_dict(path).items():
+        if not key.startswith(_IMAGENET_DROPPED[name]):
+            found[_rename(key, _IMAGENET_KEYS[name])] = value
+    prefixes = tuple(ours.partition(r"\1")[0] for _, ours in _IMAGENET_KEYS[name])
+    expected = {
+        key: value
+        for key, value in network.state_dict().items()
+        if key.startswith(prefixes) and (key in found or not key.endswith(_COUNTER))
+    }
+    check_keys(path, found, expected)
+    network.load_state_dict(found, strict=False)
+
+
+def _rename(key: str, table: tuple[tuple[str, str], ...]) -> str:
+    for theirs, ours in table:
+        renamed, count = re.subn(theirs, ours, key)
+        if count:
+            return renamed
+    return key

@@ -7,6 +7,10 @@ from typing import Any
 
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.catalogue import METHODS
+from maskhone.segmenters.catalogue import SEGMENTERS
+
+PIPELINES = ("prn-pipeline",)
+"""Methods that are several trainings in a row."""
 
 
 def train_recipe(
@@ -18,11 +22,11 @@ def train_recipe(
     dry_run: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Trains as a TOML recipe says; returns one line that says what was made.
+    """Trains as a TOML recipe says; returns what was made, in a line, or in several for stages.
 
     Args:
-        recipe: flat TOML; `method` names the method, the other keys are fields of its
-            configuration, data and schedule.
+        recipe: flat TOML; `method` names the method, base model or pipeline, the other keys are
+            fields of its configuration, data and schedule.
         output: folder for the checkpoint, the log and the weights.
         options: replace lines of the recipe.
         resume: go on from the checkpoint in `output`.
@@ -33,16 +37,57 @@ def train_recipe(
         UsageError: unknown method or key, or the output folder holds another run.
     """
     table = {**read_recipe(recipe), **(options or {})}
-    method = METHODS.get(table.get("method", ""))
-    if method is None or method.train is None:
-        known = ", ".join(name for name, m in METHODS.items() if m.train is not None)
-        raise UsageError(f"{recipe}: method is {table.get('method')!r}; can be trained: {known}")
+    method = table.get("method")
+    if method in PIPELINES:
+        from maskhone.pipelines.prn import train as train_stages
+
+        lines = train_stages(
+            table,
+            out_dir=output,
+            read_recipe=lambda named: read_named_recipe(named, beside=recipe),
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+        return lines if not dry_run else _say_in_order(recipe)
+    train = _find_trainer(method, recipe)
     if not resume and not dry_run and (output / "checkpoint.pt").exists():
         raise UsageError(f"{output}: holds a run already; go on with --resume or name another")
-    weights = method.train(
-        table, out_dir=output, resume=resume, dry_run=dry_run, on_progress=on_progress
-    )
-    return f"{recipe}: the recipe and its data are in order" if dry_run else f"wrote {weights}"
+    weights = train(table, out_dir=output, resume=resume, dry_run=dry_run, on_progress=on_progress)
+    return _say_in_order(recipe) if dry_run else f"wrote {weights}"
+
+
+def list_trainable() -> list[str]:
+    """Lists what `method` of a recipe may name.
+
+    Example:
+        >>> [name for name in list_trainable() if "net" in name]
+        ['dlinknet34', 'pfanet', 'resunetpp']
+    """
+    refiners = [name for name, method in METHODS.items() if method.train is not None]
+    return [*refiners, *SEGMENTERS, *PIPELINES]
+
+
+def read_named_recipe(name: str, *, beside: Path) -> dict[str, Any]:
+    """Reads a recipe that another one names: beside it, or from the working directory."""
+    path = beside.parent / name
+    return read_recipe(path if path.is_file() else Path(name))
+
+
+def _find_trainer(method: Any, recipe: Path) -> Callable[..., Path]:
+    if method in SEGMENTERS:
+        from maskhone.pipelines.train_segmenter import train
+
+        return train
+    found = METHODS.get(method or "")
+    if found is None or found.train is None:
+        raise UsageError(
+            f"{recipe}: method is {method!r}; can be trained: {', '.join(list_trainable())}"
+        )
+    return found.train
+
+
+def _say_in_order(recipe: Path) -> str:
+    return f"{recipe}: the recipe and its data are in order"
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
