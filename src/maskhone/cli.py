@@ -217,7 +217,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Check the recipe and the data only.")] = False,
 ) -> None:
-    """Train a method from a recipe (for many GPUs: accelerate launch -m maskhone train ...)."""
+    """Train a method, a base model or a pipeline (many GPUs: accelerate launch -m maskhone ...)."""
     from maskhone.pipelines.train import train_recipe
 
     with _progress("training") as on_progress:
@@ -398,7 +398,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.start()
             tasks.append(bar.add_task(what, total=total))
         for task in tasks:
-            bar.update(task, completed=done)
+            bar.update(task, completed=done, total=total)
 
     is_stopped = False
     try:
