@@ -1,7 +1,7 @@
 """Trains a PatchRefineNet from a recipe and packs it as weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,7 @@ class Course:
     """How training goes from epoch to epoch; the numbers are the published ones.
 
     Attributes:
+        epochs: at most; 300 as published. 0 goes by the `iterations` of the recipe.
         watch: the loss that has to fall: on the held-out maps (`validation`) or while training.
             Differs: the original watches the `training` loss.
         patience: after more bad epochs in a row, each further one goes back to the best weights
@@ -66,6 +67,7 @@ class Course:
             after another, so that its running statistics are those of the last few.
     """
 
+    epochs: int = 0
     watch: Literal["validation", "training"] = "validation"
     patience: int = _RULE.patience
     limit: int = _RULE.limit
@@ -77,8 +79,9 @@ class Course:
     def __post_init__(self) -> None:
         if self.watch not in ("validation", "training"):
             raise UsageError(f"watch is {self.watch!r}; expected validation or training")
-        if self.epoch_iterations < 0:
-            raise UsageError(f"epoch_iterations is {self.epoch_iterations}; expected 0 or more")
+        for name in ("epochs", "epoch_iterations"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
         _ = self.rule
 
     @property
@@ -128,6 +131,8 @@ def train(
         rule=course.rule,
         watched="loss" if course.watch == "validation" else "",
     )
+    if course.epochs:
+        schedule = replace(schedule, iterations=course.epochs * epochs.iterations)
     path = out_dir / f"{identity.name}.safetensors"
     if dry_run:
         _ = source[0]
@@ -158,8 +163,15 @@ def train(
 def parse_recipe(
     recipe: Mapping[str, Any],
 ) -> tuple[Identity, PRNConfig, TrainingData, Course, Schedule]:
-    """Splits a flat table into what it sets; unknown keys are refused by name."""
+    """Splits a flat table into what it sets; unknown keys are refused by name.
+
+    With `epochs` the number of steps is known only once the maps are; until then it is 1.
+    """
     table = {k: v for k, v in recipe.items() if k != "method"}
+    if table.get("epochs"):
+        if "iterations" in table:
+            raise UsageError("the recipe has epochs and iterations; leave one of them out")
+        table["iterations"] = 1
     parts = split_recipe(table, [Identity, PRNConfig, TrainingData, Course, Schedule])
     identity, config, data, course, schedule = parts
     return identity, config, data, course, schedule
