@@ -114,6 +114,12 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         train(tmp_path, network=make_network(features=3), resume=True)
 
 
+def test_one_process_can_train_twice_with_other_precisions(tmp_path):
+    for precision in ("fp32", "bf16", "fp32"):
+        schedule = Schedule(iterations=1, batch_size=2, precision=precision, workers=0)
+        train(tmp_path / precision, schedule=schedule)
+
+
 def test_progress_counts_the_steps(tmp_path):
     seen = []
     train(tmp_path, on_progress=lambda done, total: seen.append((done, total)))

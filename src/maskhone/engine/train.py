@@ -239,8 +239,10 @@ def _run_validation(
 def _make_accelerator(precision: str) -> Any:
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingExtraError("accelerate", extra="train") from error
+    AcceleratorState._reset_state()  # its precision would bind the next training, too
     return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
 
 
