@@ -83,6 +83,12 @@ class Small(torch.nn.Module):
         return self.norm(self.conv(x))
 
 
+class SmallWithAttention(Small):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits, logits.sigmoid().mean()
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Pictures, recipes, and what an undisturbed run made of them: `out` moved to `reference`."""
@@ -99,8 +105,9 @@ def world(tmp_path_factory):
     for name, text in (("base", BASE), ("prn", PRN), ("whole", WHOLE), ("own", OWN)):
         (folder / f"{name}.toml").write_text(text.format(world=folder))
     with pytest.MonkeyPatch.context() as patch:
-        small = catalogue.BaseModel(**{**vars(SEGMENTERS["resunetpp"]), "build": Small})
-        patch.setitem(SEGMENTERS, "resunetpp", small)
+        for name, build in (("resunetpp", Small), ("pfanet", SmallWithAttention)):
+            small = catalogue.BaseModel(**{**vars(SEGMENTERS[name]), "build": build})
+            patch.setitem(SEGMENTERS, name, small)
         said = train_recipe(folder / "whole.toml", folder / "out")
         (folder / "out").rename(folder / "reference")
         yield SimpleNamespace(
@@ -300,6 +307,18 @@ def test_maps_can_have_the_size_of_the_pictures(fresh):
     for folder in ("scores/test", "scores/test-targets", "thresholds/test", "refine"):
         (path,) = index_maps(fresh.out / folder).values()
         assert read_mask(path).scores.shape == (1, 40, 48)
+
+
+def test_maps_of_pfanet_are_padded_and_doubled_and_so_are_their_truths(fresh):
+    options = {"base_method": "pfanet", "last_stage": "scores"}
+    train_recipe(fresh.recipe, fresh.out, options=options)
+    for folder in ("scores/test", "scores/test-targets"):
+        (path,) = index_maps(fresh.out / folder).values()
+        square = read_mask(path).scores[0]
+        assert square.shape == (64, 64)
+        np.testing.assert_array_equal(square[::2, ::2], square[1::2, 1::2])
+    assert square.any()
+    assert not square[:5].any()  # 40 x 48 leaves a margin of 4 of 48 above and below
 
 
 def test_own_scores_stay_where_they_are(world, maps):

@@ -188,12 +188,42 @@ def test_numbers_in_the_truth_can_be_the_object(make_recipe, pictures):
     assert source[0][1].any()
 
 
+@pytest.mark.usefixtures("small_networks")
+def test_a_published_data_set_is_read_by_its_splits(
+    make_recipe, pictures, photo, disc, save_picture
+):
+    root = pictures / "kvasir"
+    for i in range(9):
+        save_picture(root / "train" / f"{i}.jpg", photo)
+        save_picture(root / "train_labels" / f"{i}.jpg", disc.astype(np.uint8) * 255)
+    (root / "train.txt").write_text("0\n1\n2\n3\n")
+    (root / "test.txt").write_text("4\n5\n6\n7\n8\n")
+    recipe = make_recipe("resunetpp", dataset="kvasir", root=str(root), epochs=1)
+    del recipe["images"], recipe["targets"]
+    _, data, _, _, _ = parse_recipe(recipe)
+    counts = {split: len(find_items(data, split)) for split in ("train", "val", "test")}
+    assert counts == {"train": 4, "val": 4, "test": 1}
+    train(recipe, out_dir=pictures / "run")
+    assert len(read_validations(pictures / "run")) == 1
+
+
+def test_lists_choose_the_pictures(make_recipe, pictures):
+    for split, ids in (("train", "30"), ("validation", "4")):
+        (pictures / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids))
+    lists = {f"{s}_list": str(pictures / f"{s}.txt") for s in ("train", "validation")}
+    _, data, _, _, _ = parse_recipe(make_recipe(**lists))
+    assert [item.id for item in find_items(data, "train")] == ["3", "0"]
+    assert [item.id for item in find_items(data, "val")] == ["4"]
+    with pytest.raises(UsageError, match="no test_list"):
+        find_items(data, "test")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_left_out_keys_are_as_published(name):
     recipe = {"method": name, "name": "a", "dataset": "kvasir", "root": "r"}
     _, _, course, rule, schedule = parse_recipe(recipe)
     assert course.side_px == LESSONS[name].side_px
-    assert (schedule.optimizer, schedule.weight_decay) == ("adamw", 0.0)
+    assert (schedule.optimizer, schedule.weight_decay) == ("adam", 0.0)
     assert schedule.learning_rate == (4e-4 if name == "pfanet" else 2e-4)
     assert schedule.batch_size == (2 if name == "resunetpp" else 4)
     assert course.epochs == (391 if name == "pfanet" else 300)

@@ -308,7 +308,7 @@ def _prepare_polyps(image: Image, mask: Mask, side_px: int) -> Prepared:
     return prepare_polyps(image, side_px), make_square_truth(mask, side_px)
 
 
-_PUBLISHED = {"optimizer": "adamw", "weight_decay": 0.0}  # which together are Adam
+_PUBLISHED = {"optimizer": "adam", "weight_decay": 0.0}
 
 LESSONS = {
     "dlinknet34": Lesson(
