@@ -135,6 +135,7 @@ def fit(
     resume: bool = False,
     validate: Validate | None = None,
     epochs: Epochs | None = None,
+    syncs_norms: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Trains a network in place and returns it; checkpoints and a log go to `out_dir`.
@@ -150,12 +151,13 @@ def fit(
         validate: scores the network, in eval mode; its figures go to the log.
         epochs: when given, the rate follows what is watched at the end of each epoch, which is when
             `validate` runs; training may stop early, and the best weights are returned.
+        syncs_norms: with several processes, batch normalisation sees the batches of all.
         on_progress: called with finished and planned steps.
 
     Under `accelerate launch` every process takes its share of each batch.
     """
     accelerator = _make_accelerator(schedule.precision)
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and syncs_norms:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     optimizer = _make_optimizer(network, schedule)
     network, optimizer = accelerator.prepare(network, optimizer)

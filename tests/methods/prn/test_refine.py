@@ -91,14 +91,32 @@ def test_statistics_of_each_map_are_those_of_training_one_by_one(network, maps):
         torch.testing.assert_close(branch, expected)
 
 
-def test_running_statistics_are_those_of_all_cells_when_pooled(network, maps):
+def test_training_with_statistics_of_each_map_is_training_one_by_one(network, maps):
+    scores = torch.from_numpy(maps)[:, None].double()
+    found = []
+    for of_each_map in (False, True):
+        choose_statistics(network.double().train(), of_each_map=of_each_map)
+        parts = [scores] if of_each_map else scores.split(1)
+        made = [network(part) for part in parts]
+        loss = sum(branch.square().sum() for pair in made for branch in pair)
+        network.zero_grad()
+        loss.backward()
+        found.append([p.grad.clone() for p in network.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_running_statistics_are_kept_for_both_ways(network, maps):
     scores = torch.from_numpy(maps)[:, None]
     norm = network.get_submodule("decode3_local.Up.up.2")
-    with torch.no_grad():
-        network.train()(scores, pools_cells=True)
-        assert norm.num_batches_tracked == 1
+    for of_each_map in (False, True):
+        before = norm.running_mean.clone()
+        choose_statistics(network.train(), of_each_map=of_each_map)
         network(scores)
-    assert norm.num_batches_tracked == 1 + TINY.cells**2
+        assert not torch.equal(norm.running_mean, before)
+        before = norm.running_mean.clone()
+        network.eval()(scores)
+        assert torch.equal(norm.running_mean, before)
 
 
 def test_a_small_map_gives_what_the_enlarged_one_gives(refine):

@@ -25,8 +25,9 @@ class PRNConfig:
         map_px: side of the square that the network sees; 512 as published. A smaller map with
             the same grid costs less.
         bn: normalise with the running statistics (`eval`), or with those of each map and each cell
-            (`batch`), which is what batches of one map are trained with. Which of them made the
-            published scores is not known.
+            alone (`batch`). Which of them made the published scores is not known. In training
+            `eval` takes the statistics of the batch, one cell after another, as published; `batch`
+            is the same for batches of one map, but for larger ones too, and all cells at once.
         merge: how both branches are joined, see `merge_scores`.
         has_row_quirk: of p64: repeat the published slip in the seventh row of cells.
             Differs: only weights that were trained with it have it; new training does not.

@@ -50,6 +50,8 @@ SPECS = {
 class PRN(nn.Module):
     """Returns logits of the global map and of the local map; the latter is None without cells."""
 
+    uses_map_statistics = False
+
     def __init__(self, spec: PRNSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -63,7 +65,7 @@ class PRN(nn.Module):
             self.add_module(name, nn.Sequential(head))
 
     def forward(
-        self, scores_B1HW: Tensor, *, has_row_quirk: bool = False, pools_cells: bool = False
+        self, scores_B1HW: Tensor, *, has_row_quirk: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Returns `(B, 1, H, W)` logits twice.
 
@@ -71,8 +73,6 @@ class PRN(nn.Module):
             scores_B1HW: probabilities; H and W are multiples of `spec.stride`.
             has_row_quirk: cut the second-finest features of the seventh row of cells from the
                 third row, as the published network does. Its weights were trained so.
-            pools_cells: in training mode, take batch statistics over all cells at once. Otherwise
-                each cell has its own, as published, and the running statistics follow the last.
         """
         features = self.encoding(scores_B1HW)
         whole = self._decode(features, "global")
@@ -82,7 +82,7 @@ class PRN(nn.Module):
         if has_row_quirk and self.spec.cells > _QUIRK_ROW:
             cells[1] = cells[1].clone()
             cells[1][:, _QUIRK_ROW] = cells[1][:, _QUIRK_SOURCE]
-        if self.training and not pools_cells:
+        if self.training and not self.uses_map_statistics:
             return whole, self._join(self._decode_in_turn(cells))
         flat = [x.flatten(0, 2) for x in cells]
         local = self._decode(flat, "local")
@@ -247,24 +247,29 @@ class PyramidPooling(nn.Module):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation that can also take the statistics of each map alone, in eval mode too.
+    """Batch normalisation that can also take the statistics of each map alone.
 
-    The latter equals training mode with one map at a time, whatever else is in the batch.
+    Then both modes are what training with one map, or one cell, at a time is, whatever else is in
+    the batch. In eval mode it matters: one normalisation serves three recurrences, whose running
+    statistics are mixed.
     """
 
     uses_map_statistics = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Keeps the shape."""
-        if self.training or not self.uses_map_statistics:
+        if not self.uses_map_statistics:
             return super().forward(x)
-        return instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        tracked = (self.running_mean, self.running_var) if self.training else (None, None)
+        return instance_norm(
+            x, *tracked, self.weight, self.bias, momentum=self.momentum or 0.0, eps=self.eps
+        )
 
 
-def choose_statistics(network: nn.Module, *, of_each_map: bool) -> None:
-    """Sets, in place, what a network in eval mode normalises with."""
+def choose_statistics(network: PRN, *, of_each_map: bool) -> None:
+    """Sets, in place, what a network normalises with."""
     for module in network.modules():
-        if isinstance(module, Norm):
+        if isinstance(module, PRN | Norm):
             module.uses_map_statistics = of_each_map
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskhone.contracts import FOREGROUND, Boxes, Image, Scores
+from maskhone.contracts import FOREGROUND, Boxes, Image, Refiner, Scores
 from maskhone.data.score_maps import make_blank_image
 from maskhone.engine.infer import run_batched
 from maskhone.errors import WeightsError
@@ -19,8 +19,8 @@ from maskhone.methods.prn.network import PRN, choose_statistics
 from maskhone.ops.patches import crop, paste_average
 
 _OVERLAP_SHARE = 0.25  # of neighbouring tiles, at least; ours
-_PIXELS_AT_ONCE = 1 << 20
-"""Per call of the network on a CPU: four maps of 512 px, about one gigabyte of features."""
+_PIXELS_AT_ONCE = 1 << 18
+"""Per call of the network on a CPU: one map of 512 px; more at once take memory, not less time."""
 
 _RULES = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST}
 
@@ -139,7 +139,7 @@ def resize_map(
     return np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
 
 
-def refine_classes(refiner: PRNRefiner, scores: Scores) -> NDArray[np.int64]:
+def refine_classes(refiner: Refiner, scores: Scores) -> NDArray[np.int64]:
     """Refines the maps of classes that exclude one another, each against the rest.
 
     Args:

@@ -31,6 +31,8 @@ from maskhone.methods.prn.training_set import (
 )
 
 _RULE = PUBLISHED_RULES["prn"]
+_WATCHED = {"validation": "loss", "iou": "lack", "training": ""}
+"""What can be watched, and the figure of the validation that is to fall."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,31 +56,28 @@ class Course:
 
     Attributes:
         epochs: at most; 300 as published. 0 goes by the `iterations` of the recipe.
-        watch: the loss that has to fall: on the held-out maps (`validation`) or while training.
-            Differs: the original watches the `training` loss.
+        watch: what has to get better: the loss on the held-out maps (`validation`), their mean
+            `iou` once merged, or the `training` loss. The loss of maps that never reach one half
+            can be low. Differs: the original watches the training loss.
         patience: after more bad epochs in a row, each further one goes back to the best weights
             and lowers the rate.
         limit: after more bad epochs in a row training stops.
         factor: the rate is multiplied by it.
         least_rate: training stops instead of lowering a rate below this.
         epoch_iterations: steps of an epoch; 0: once through the maps.
-        pools_cells: normalise all cells of a map together while training; many times faster, and
-            the running statistics are those of all cells. Differs: the original normalises one cell
-            after another, so that its running statistics are those of the last few.
     """
 
     epochs: int = 0
-    watch: Literal["validation", "training"] = "validation"
+    watch: Literal["validation", "iou", "training"] = "validation"
     patience: int = _RULE.patience
     limit: int = _RULE.limit
     factor: float = _RULE.factor
     least_rate: float = _RULE.least_rate
     epoch_iterations: int = 0
-    pools_cells: bool = False
 
     def __post_init__(self) -> None:
-        if self.watch not in ("validation", "training"):
-            raise UsageError(f"watch is {self.watch!r}; expected validation or training")
+        if self.watch not in _WATCHED:
+            raise UsageError(f"watch is {self.watch!r}; expected {', '.join(_WATCHED)}")
         for name in ("epochs", "epoch_iterations"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
@@ -119,9 +118,9 @@ def train(
     """
     identity, config, data, course, schedule = parse_recipe(recipe)
     kept, held = split_items(data, seed=schedule.seed)
-    if course.watch == "validation" and not held:
+    if _WATCHED[course.watch] and not held:
         raise UsageError(
-            "watch is 'validation', but no maps are held back; give held_share or a "
+            f"watch is {course.watch!r}, but no maps are held back; give held_share or a "
             'validation_list, or watch = "training" as published'
         )
     source = MapSource(kept, config, data, seed=schedule.seed)
@@ -129,7 +128,7 @@ def train(
     epochs = Epochs(
         iterations=course.epoch_iterations or len(kept) // schedule.batch_size,
         rule=course.rule,
-        watched="loss" if course.watch == "validation" else "",
+        watched=_WATCHED[course.watch],
     )
     if course.epochs:
         schedule = replace(schedule, iterations=course.epochs * epochs.iterations)
@@ -139,7 +138,7 @@ def train(
         return path
     fit(
         network,
-        make_loss(config, pools_cells=course.pools_cells),
+        make_loss(config),
         source,
         collate,
         schedule=schedule,
@@ -147,6 +146,7 @@ def train(
         resume=resume,
         validate=make_validation(held, config, data, batch_size=schedule.batch_size),
         epochs=epochs,
+        syncs_norms=config.bn == "eval",
         on_progress=on_progress,
     )
     header = {
@@ -193,16 +193,14 @@ def make_network(identity: Identity, config: PRNConfig, *, seed: int) -> PRN:
     return network
 
 
-def make_loss(config: PRNConfig, *, pools_cells: bool) -> LossFunction:
+def make_loss(config: PRNConfig) -> LossFunction:
     """Returns the loss of a batch; the log also holds the IoU with pseudo-label and truth.
 
     Source: PatchRefineNet sections 5 and 6; the arguments in the intended order.
     """
 
     def loss_of(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        found = network(
-            batch["scores"], has_row_quirk=config.has_row_quirk, pools_cells=pools_cells
-        )
+        found = network(batch["scores"], has_row_quirk=config.has_row_quirk)
         with torch.autocast(batch["scores"].device.type, enabled=False):
             branches = [x.float().sigmoid() for x in found if x is not None]
             return {
@@ -220,7 +218,8 @@ def make_validation(
     """Returns what scores the network on held-out maps; None where there are none.
 
     It says the mean `loss` of a map, and the mean IoU over maps of the merged mask and, as
-    `iou_before`, of the base model's own at one half, both at the network's size.
+    `iou_before`, of the base model's own at one half, both at the network's size; `lack` is what
+    `iou` lacks to 1.
     """
     if not items:
         return None
@@ -243,7 +242,7 @@ def make_validation(
                 )
                 rows.append((float(loss), _iou(merged, truth), _iou(scores, truth)))
         loss, after, before = np.mean(rows, axis=0).tolist()
-        return {"loss": loss, "iou": after, "iou_before": before}
+        return {"loss": loss, "iou": after, "lack": 1 - after, "iou_before": before}
 
     return validate
 
