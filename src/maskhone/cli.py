@@ -322,6 +322,9 @@ def thresholds(
     labels: Annotated[
         Path | None, typer.Option(help="Write the pseudo-labels of the first side here.")
     ] = None,
+    logits: Annotated[
+        bool, typer.Option(help="Float .npy and .npz hold logits: apply a sigmoid first.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure what the best threshold per image and per patch would give (can PRN help?)."""
@@ -335,6 +338,7 @@ def thresholds(
             target_value=target_value,
             ids=ids,
             labels=labels,
+            logits=logits,
             on_progress=on_progress,
         )
     if as_json:

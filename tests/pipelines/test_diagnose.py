@@ -65,3 +65,13 @@ def test_a_missing_target_is_named(maps):
 def test_sides_must_be_positive(maps, sides):
     with pytest.raises(UsageError, match="sides"):
         diagnose_thresholds(*maps, sides=sides)
+
+
+def test_logits_are_read_as_scores(run_cli, maps, tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "logits").mkdir(exist_ok=True)
+        np.save(tmp_path / "logits" / f"{name}.npy", random.normal(0, 3, (64, 64)))
+    paths = (tmp_path / "logits", maps[1])
+    assert "sigmoid" in run_cli("diagnose", "thresholds", *paths).err
+    assert run_cli("diagnose", "thresholds", *paths, "--logits").code == 0

@@ -63,6 +63,7 @@ def diagnose_thresholds(
     target_value: int | None = None,
     ids: Path | None = None,
     labels: Path | None = None,
+    logits: bool = False,
     on_progress: Progress | None = None,
 ) -> CeilingReport:
     """Measures what the best threshold per set, per image and per patch would give.
@@ -77,6 +78,7 @@ def diagnose_thresholds(
         target_value: the object is where the target has this number.
         ids: text file, one id a line; only these are used.
         labels: folder to write the pseudo-labels of the first side to, as 0/255 PNG.
+        logits: float maps hold logits, and become probabilities by a sigmoid.
         on_progress: called with finished and planned maps.
 
     Raises:
@@ -94,7 +96,7 @@ def diagnose_thresholds(
     images, problems = [], []
     for done, (name, score_path, target_path) in enumerate(pairs, start=1):
         try:
-            score, truth = _read(score_path, target_path, target_value)
+            score, truth = _read(score_path, target_path, target_value, is_logits=logits)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -160,9 +162,9 @@ def _find_pairs(scores: Path, target: Path, ids: Path | None) -> list[tuple[str,
 
 
 def _read(
-    score_path: Path, target_path: Path, target_value: int | None
+    score_path: Path, target_path: Path, target_value: int | None, *, is_logits: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    score = read_mask(score_path).scores[0]
+    score = read_mask(score_path, is_logits=is_logits).scores[0]
     if target_value is None:
         truth = read_mask(target_path).scores[0] > FOREGROUND
     else:
