@@ -1,6 +1,6 @@
 """Probability maps in folders: alone, or matched by name with truths and pseudo-labels."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,19 @@ class MapItem:
 
 
 def find_map_items(
-    scores_dir: str | Path, targets_dir: str | Path, labels_dir: str | Path | None = None
+    scores_dir: str | Path,
+    targets_dir: str | Path,
+    labels_dir: str | Path | None = None,
+    *,
+    wanted: Collection[str] | None = None,
 ) -> list[MapItem]:
     """Finds the truth of every map, and its pseudo-label where a folder of them is named.
+
+    Args:
+        scores_dir: folder of maps.
+        targets_dir: folder of truths of the same names.
+        labels_dir: folder of pseudo-labels of the same names.
+        wanted: ids that are of interest; other maps are passed by.
 
     Returns:
         Items sorted by id.
@@ -43,6 +53,8 @@ def find_map_items(
         InputError: a folder is missing or holds no maps, or a map has no truth or label.
     """
     scores, targets = index_maps(scores_dir), index_maps(targets_dir)
+    if wanted is not None:
+        scores = {name: path for name, path in scores.items() if name in wanted}
     labels = {} if labels_dir is None else index_maps(labels_dir)
     for folder, found in ((targets_dir, targets), (labels_dir, labels)):
         lacking = [name for name in scores if name not in found]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import write_image
 from maskhone.data.score_maps import MapItem, choose_items, find_map_items
+from maskhone.data.splits import read_ids
 from maskhone.engine.recipe import split_recipe
 from maskhone.engine.weights import find_weights, read_header
 from maskhone.errors import InputError, UsageError
@@ -143,7 +144,8 @@ class Part:
 
     def find(self) -> list[MapItem]:
         """Finds the maps of the part."""
-        return choose_items(find_map_items(self.scores, self.targets), self.ids)
+        wanted = set(read_ids(self.ids))
+        return choose_items(find_map_items(self.scores, self.targets, wanted=wanted), self.ids)
 
 
 @dataclass(frozen=True, kw_only=True)

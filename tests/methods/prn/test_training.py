@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -267,6 +269,15 @@ def test_lists_say_which_maps(maps, write_list):
     assert (ids(kept), ids(held)) == (["03", "01"], ["04"])
     kept, held = split_items(TrainingData(**maps, train_list=train_list, held_share=0), seed=0)
     assert (ids(kept), ids(held)) == (["03", "01"], [])
+
+
+def test_maps_that_no_list_names_need_no_truth(maps, write_list):
+    (Path(maps["targets"]) / "00.png").unlink()
+    with pytest.raises(InputError, match="has no 00"):
+        split_items(TrainingData(**maps), seed=0)
+    lists = {"train_list": write_list("t.txt", "03"), "validation_list": write_list("v.txt", "04")}
+    kept, held = split_items(TrainingData(**maps, **lists), seed=0)
+    assert (ids(kept), ids(held)) == (["03"], ["04"])
 
 
 def test_a_map_in_both_lists_is_refused(maps, write_list):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskhone.contracts import FOREGROUND
 from maskhone.data.score_maps import MapItem, choose_items, find_map_items, read_map_pair
-from maskhone.data.splits import split_like_published
+from maskhone.data.splits import read_ids, split_like_published
 from maskhone.errors import UsageError
 from maskhone.methods.prn.config import PRNConfig
 from maskhone.methods.prn.refine import resize_map
@@ -70,7 +70,9 @@ def split_items(data: TrainingData, *, seed: int) -> tuple[list[MapItem], list[M
         UsageError: a map is in both lists, or none is left to train on.
         InputError: a map has no truth, or a list names what is not there.
     """
-    items = find_map_items(data.scores, data.targets, data.pseudo_labels or None)
+    lists = [Path(path) for path in (data.train_list, data.validation_list) if path]
+    wanted = {name for path in lists for name in read_ids(path)} if data.train_list else None
+    items = find_map_items(data.scores, data.targets, data.pseudo_labels or None, wanted=wanted)
     given = choose_items(items, Path(data.train_list)) if data.train_list else None
     pool = items if given is None else given
     if data.validation_list:
