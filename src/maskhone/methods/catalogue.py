@@ -330,10 +330,11 @@ METHODS: dict[str, Method] = {
     ),
     "segrefiner-lite": Method(
         summary="SegRefiner with a U-Net small enough for a CPU: the object first, then patches",
-        needs="weights trained with recipes/segrefiner_lite_128.ccp-davis.toml",
+        needs="bundled weights, or your own (maskhone train)",
         use_when="coarse masks with large errors, no GPU",
         load=_load_segrefiner,
         train=_train_segrefiner,
+        bundled="segrefiner_lite_128.ccp-davis",
         uses_weights=True,
     ),
     "prn": Method(

@@ -43,6 +43,9 @@ class SegRefinerConfig:
             the highest one; 0.9 as published.
         nms_iou: of the patches at full size; 0.3 as published.
         max_patches: at most this many patches at full size, the most uncertain first; 0: no limit.
+        patches_are_coarse: at full size, look at the mask so far as at a coarse one, at the first
+            step. Differs: by default as at one that is nearly fine, at the last step, as the
+            original; a network that was trained briefly then hardly changes it.
         drops_small: erase the mask of a picture that has at most 128 foreground pixels, or none
             once it is shrunk, as the original. Differs: by default such a mask is kept as it is.
         noise_seed: of the noise; the same number gives the same answer whatever the batch size.
@@ -62,6 +65,7 @@ class SegRefinerConfig:
     fine_share: float = 0.9
     nms_iou: float = 0.3
     max_patches: int = 0
+    patches_are_coarse: bool = False
     drops_small: bool = False
     noise_seed: int = 0
 
@@ -98,6 +102,7 @@ OBJECT_OPTIONS = ("context_px", "least_area_px", "fades_at_crop")
 """What has an effect with scope `objects` only."""
 PICTURE_OPTIONS = (
     "surroundings", "picks_nearest", "fine_share", "nms_iou", "max_patches", "drops_small",
+    "patches_are_coarse",
 )  # fmt: skip
 """What has an effect with scope `picture` only."""
 

@@ -91,7 +91,8 @@ class SegRefiner:
                     inside = crop(part.scores, box[None])[0] >= FOREGROUND
                     yield self._item(crop(part.image, box[None])[0].astype(np.float32), inside)
 
-        refined = self._run(self._steps[-1:], items())
+        step = self._steps[0 if self.config.patches_are_coarse else -1]
+        refined = self._run([step], items())
         for part, boxes in zip(parts, plans, strict=True):
             found = (next(refined)[0] for _ in boxes)
             mean, is_covered = paste_average(found, boxes, part.scores.shape)
