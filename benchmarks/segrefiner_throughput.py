@@ -26,6 +26,7 @@ from torch import Tensor
 from maskhone.contracts import FOREGROUND
 from maskhone.data.folder import find_folder_items, load_folder_item
 from maskhone.engine.infer import choose_device, choose_dtype
+from maskhone.engine.weights import find_weights, load_weights
 from maskhone.methods.segrefiner.config import SegRefinerConfig
 from maskhone.methods.segrefiner.refine import SegRefiner, build_network, make_network
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--network", default="published")
     parser.add_argument("--scope", default="objects")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--weights", help="trained ones, which say how to refine, too")
     parser.add_argument("--max-patches", type=int, default=0, help="with --scope picture")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
@@ -65,7 +67,11 @@ def main() -> None:
     items, _ = find_folder_items(arguments.images, arguments.masks)
     samples = [load_folder_item(item) for item in items[: arguments.count]]
 
-    state = draw_weights(config)
+    if arguments.weights:
+        state, header = load_weights(find_weights(arguments.weights))
+        config = SegRefinerConfig(**header["config"])
+    else:
+        state = draw_weights(config)
     device = choose_device(arguments.device)
     dtype = choose_dtype(arguments.dtype, device)
     plain = make_network(config)
@@ -105,8 +111,10 @@ def main() -> None:
     speed = rows["ours"] * flops / took["ours"]
     peak = matmul_peak(dtype, device)
     figures = {
-        "network": arguments.network,
-        "scope": arguments.scope,
+        "network": config.network,
+        "weights": arguments.weights or "by the rule of the parity fixtures",
+        "scope": config.scope,
+        "steps": config.steps,
         "device": str(device),
         "dtype": str(dtype),
         "compiled": arguments.compile,

@@ -47,6 +47,22 @@ def _cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def limit_batch(batch_size: int, device: torch.device, *, side_px: int, most_px: int) -> int:
+    """Lowers a batch size on a CPU, where large batches outgrow the caches and gain nothing.
+
+    Args:
+        batch_size: asked for.
+        device: other devices take it as it is.
+        side_px: of the square items.
+        most_px: pixels of all items of a batch.
+
+    Example:
+        >>> limit_batch(32, torch.device("cpu"), side_px=128, most_px=1 << 16)
+        4
+    """
+    return max(min(batch_size, most_px // side_px**2), 1) if device.type == "cpu" else batch_size
+
+
 def run_batched(
     network: Callable[..., Tensor],
     inputs: Iterable[tuple[NDArray[Any], ...]],

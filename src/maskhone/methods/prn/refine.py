@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Boxes, Image, Refiner, Scores
 from maskhone.data.score_maps import make_blank_image
-from maskhone.engine.infer import run_batched
+from maskhone.engine.infer import limit_batch, run_batched
 from maskhone.errors import WeightsError
 from maskhone.methods.prn.config import PRNConfig
 from maskhone.methods.prn.merge import merge_scores
@@ -70,9 +70,9 @@ class PRNRefiner:
         self, items: Iterator[tuple[NDArray[np.float32], ...]]
     ) -> Iterator[NDArray[np.float32]]:
         """Yields `(S, S)` merged probabilities of each item."""
-        batch_size = self.batch_size
-        if self.device.type == "cpu":
-            batch_size = max(min(batch_size, _PIXELS_AT_ONCE // self.config.map_px**2), 1)
+        batch_size = limit_batch(
+            self.batch_size, self.device, side_px=self.config.map_px, most_px=_PIXELS_AT_ONCE
+        )
 
         def forward(scores_B1SS: Tensor) -> Tensor:
             found = self.network(scores_B1SS, has_row_quirk=self.config.has_row_quirk)

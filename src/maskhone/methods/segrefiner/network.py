@@ -134,7 +134,7 @@ class Steps(nn.Sequential):
 
 
 class Norm(nn.GroupNorm):
-    """Group norm that computes in float32 whatever comes in."""
+    """Group norm that sums in float32 whatever comes in."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(_NORM_GROUPS, channels)
@@ -143,8 +143,11 @@ class Norm(nn.GroupNorm):
         """Keeps shape and dtype."""
         if x.dtype == torch.float32:
             return super().forward(x)
-        normed = group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
-        return normed.to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type == "cpu":  # its kernel takes half floats and sums in float32
+                return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+            normed = group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
+            return normed.to(x.dtype)
 
 
 class ResBlock(nn.Module):
