@@ -25,9 +25,9 @@ from torch import Tensor
 
 from maskhone.contracts import FOREGROUND
 from maskhone.data.folder import find_folder_items, load_folder_item
-from maskhone.engine.infer import choose_device, choose_dtype
+from maskhone.engine.infer import choose_device, choose_dtype, limit_batch
 from maskhone.engine.weights import find_weights, load_weights
-from maskhone.methods.segrefiner.config import SegRefinerConfig
+from maskhone.methods.segrefiner.config import CPU_BATCH_PX, SegRefinerConfig
 from maskhone.methods.segrefiner.refine import SegRefiner, build_network, make_network
 
 
@@ -82,7 +82,10 @@ def main() -> None:
     network = build_network(state, config, source="benchmark").to(device)
     if arguments.compile:
         network.compile()
-    ours = SegRefiner(network=network, config=config, device=device, dtype=dtype)
+    batch_size = limit_batch(32, device, side_px=config.model_px, most_px=CPU_BATCH_PX)
+    ours = SegRefiner(
+        network=network, config=config, device=device, dtype=dtype, batch_size=batch_size
+    )
     ways = {"published": published, "ours": ours}
     if arguments.profile:
         for name, refiner in ways.items():

@@ -170,9 +170,14 @@ def _load_segrefiner(
     preset: str = "",
     **options: Any,
 ) -> Refiner:
-    from maskhone.engine.infer import choose_device, choose_dtype
+    from maskhone.engine.infer import choose_device, choose_dtype, limit_batch
     from maskhone.engine.weights import open_weights
-    from maskhone.methods.segrefiner.config import PRESETS, SegRefinerConfig, check_have_effect
+    from maskhone.methods.segrefiner.config import (
+        CPU_BATCH_PX,
+        PRESETS,
+        SegRefinerConfig,
+        check_have_effect,
+    )
     from maskhone.methods.segrefiner.refine import SegRefiner, build_network
 
     path, state, header = open_weights(weights, "segrefiner")
@@ -188,7 +193,7 @@ def _load_segrefiner(
         config=config,
         device=chosen,
         dtype=choose_dtype(dtype, chosen),
-        batch_size=batch_size,
+        batch_size=limit_batch(batch_size, chosen, side_px=config.model_px, most_px=CPU_BATCH_PX),
     )
 
 

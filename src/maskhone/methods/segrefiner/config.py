@@ -122,6 +122,9 @@ def check_have_effect(config: SegRefinerConfig, names: Iterable[str]) -> None:
         )
 
 
+CPU_BATCH_PX = 1 << 16
+"""Per call of the network on a CPU, the fastest of those tried: one view of 256 px, four of 128."""
+
 PRESETS = {
     "segrefiner_lr": SegRefinerConfig(),
     "segrefiner_hr": SegRefinerConfig(scope="picture", picks_nearest=True),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskhone.contracts import FOREGROUND, Boxes, Image, Scores
-from maskhone.engine.infer import limit_batch, run_batched
+from maskhone.engine.infer import run_batched
 from maskhone.errors import WeightsError
 from maskhone.methods.segrefiner.config import UNETS, SegRefinerConfig
 from maskhone.methods.segrefiner.diffusion import Noise, SeededNoise, choose_steps, run_backwards
@@ -26,8 +26,6 @@ from maskhone.methods.segrefiner.pictures import (
 from maskhone.ops.masks import longer_side, surround
 from maskhone.ops.patches import crop, paste_average
 
-_PIXELS_AT_ONCE = 1 << 16
-"""Per call of the network on a CPU, the fastest of those tried: one view of 256 px, four of 128."""
 _LEAST_PICTURE_AREA_PX = 128  # SegRefiner section 5, step 0
 
 
@@ -40,7 +38,7 @@ class SegRefiner:
         config: how to refine; see `SegRefinerConfig`.
         device: where to compute.
         dtype: of the matrix products; float32 or an autocast type.
-        batch_size: objects or patches per call of the network; fewer on a CPU.
+        batch_size: objects or patches per call of the network.
         make_noise: from the keys of a batch to its noise; None takes `SeededNoise`.
 
     Source: Wang et al., "SegRefiner", NeurIPS 2023; MengyuWang826/SegRefiner.
@@ -172,11 +170,8 @@ class SegRefiner:
             )
             return torch.cat(found, dim=1)
 
-        batch_size = limit_batch(
-            self.batch_size, self.device, side_px=self.config.model_px, most_px=_PIXELS_AT_ONCE
-        )
         return run_batched(
-            refine_batch, items, batch_size=batch_size, device=self.device, dtype=self.dtype
+            refine_batch, items, batch_size=self.batch_size, device=self.device, dtype=self.dtype
         )
 
     def _denoise(self, input_B4SS: Tensor, step_B: Tensor) -> Tensor:
