@@ -71,7 +71,12 @@ def main() -> None:
 
 def split_names(text: str) -> list[str]:
     """Finds method names in a comma list; some of them hold a comma themselves."""
-    return [name for name in METHODS if f",{name}," in f",{text},"]
+    rest, found = f",{text},", set()
+    for name in sorted(METHODS, key=len, reverse=True):  # `bpr, one pass` before `bpr`
+        if f",{name}," in rest:
+            rest = rest.replace(f",{name},", ",")
+            found.add(name)
+    return [name for name in METHODS if name in found]
 
 
 def score(arguments: argparse.Namespace, method: str, name: str) -> list[dict[str, Any]]:

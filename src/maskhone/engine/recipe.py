@@ -8,6 +8,21 @@ from typing import Any
 from maskhone.errors import UsageError
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What trained weights are called and come from.
+
+    Attributes:
+        name: `architecture.training-data`.
+        licence: of the weights, following from the data.
+        start_from: a maskhone weight file of the same network to go on from; empty for none.
+    """
+
+    name: str
+    licence: str = "unknown"
+    start_from: str = ""
+
+
 def split_recipe(table: Mapping[str, Any], types: Sequence[type]) -> list[Any]:
     """Makes one instance of each dataclass from the keys that are its field names.
 

@@ -18,7 +18,7 @@ from maskhone.contracts import Image
 from maskhone.data.folder import FolderItem
 from maskhone.engine.epochs import Epochs
 from maskhone.engine.plateau import PUBLISHED_RULES, PlateauRule
-from maskhone.engine.recipe import split_recipe
+from maskhone.engine.recipe import Identity, split_recipe
 from maskhone.engine.train import Batch, Schedule, Validate, fit
 from maskhone.engine.weights import find_weights, load_weights, save_weights
 from maskhone.errors import InputError, UsageError, WeightsError
@@ -47,20 +47,14 @@ Prepared = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What the weights are called and come from.
+class PretrainedIdentity(Identity):
+    """What the weights are called and come from, a pretrained part among that.
 
     Attributes:
-        name: `architecture.training-data`.
-        licence: of the weights, following from the data.
-        start_from: a maskhone weight file of the same network to go on from; empty for none.
         init_from: torchvision's state dict of ResNet-34 (`dlinknet34`) or VGG-16 (`pfanet`),
             trained on ImageNet; empty for fresh weights. As published it is given.
     """
 
-    name: str
-    licence: str = "unknown"
-    start_from: str = ""
     init_from: str = ""
 
 
@@ -115,8 +109,8 @@ def train(
     """Trains as the recipe says; returns the weight file `out_dir/<name>.safetensors`.
 
     Args:
-        recipe: `method`, a key of `SEGMENTERS`; the other keys are the fields of `Identity`,
-            `TruthSet`, `Course`, `PlateauRule` and `Schedule`. What is left out is as published.
+        recipe: `method`, a key of `SEGMENTERS`; the other keys are the fields of
+            `PretrainedIdentity`, `TruthSet`, `Course`, `PlateauRule` and `Schedule`. What is left out is as published.
         out_dir: receives the checkpoint, the log and the weights.
         resume: go on from the checkpoint in `out_dir`.
         dry_run: find the files of the data, then stop.
@@ -155,7 +149,7 @@ def train(
 
 def parse_recipe(
     recipe: Mapping[str, Any],
-) -> tuple[Identity, TruthSet, Course, PlateauRule, Schedule]:
+) -> tuple[PretrainedIdentity, TruthSet, Course, PlateauRule, Schedule]:
     """Splits a flat table into what it sets; unknown keys are refused by name."""
     method = str(recipe.get("method"))
     if method not in LESSONS:
@@ -166,7 +160,7 @@ def parse_recipe(
     rule = {f.name: getattr(PUBLISHED_RULES[method], f.name) for f in fields(PlateauRule)}
     table = {**_PUBLISHED, **lesson.published, **rule, **recipe, "iterations": 1}
     del table["method"]
-    parts = split_recipe(table, [Identity, TruthSet, Course, PlateauRule, Schedule])
+    parts = split_recipe(table, [PretrainedIdentity, TruthSet, Course, PlateauRule, Schedule])
     identity, data, course, plateau, schedule = parts
     course = replace(course, side_px=course.side_px or lesson.side_px)
     if course.side_px % lesson.stride_px or course.side_px < lesson.stride_px:
@@ -178,7 +172,7 @@ def parse_recipe(
     return identity, data, course, plateau, schedule
 
 
-def start_network(method: str, identity: Identity, *, seed: int) -> nn.Module:
+def start_network(method: str, identity: PretrainedIdentity, *, seed: int) -> nn.Module:
     """Builds the network: fresh, with ImageNet's weights in its encoder, or from a weight file."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from maskhone.engine.recipe import split_recipe
+from maskhone.engine.recipe import Identity, split_recipe
 from maskhone.engine.train import Batch, Schedule, Validate, fit
 from maskhone.engine.weights import open_weights, save_weights
 from maskhone.methods.bpr.config import BPRConfig
@@ -27,19 +27,13 @@ from maskhone.metrics.region import ClassScores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What the weights are called and come from.
+class PretrainedIdentity(Identity):
+    """What the weights are called and come from, a pretrained part among that.
 
     Attributes:
-        name: `architecture.training-data`.
-        licence: of the weights, following from the data.
-        start_from: a maskhone weight file of the same network to go on from; empty for none.
         init_from: an ImageNet HRNetV2 checkpoint for the backbone; empty for fresh weights.
     """
 
-    name: str
-    licence: str = "unknown"
-    start_from: str = ""
     init_from: str = ""
 
 
@@ -54,8 +48,8 @@ def train(
     """Trains as the recipe says; returns the weight file `out_dir/<name>.safetensors`.
 
     Args:
-        recipe: keys are the fields of `Identity`, `BPRConfig`, `TrainingData`, `Mixture` and
-            `Schedule`.
+        recipe: keys are the fields of `PretrainedIdentity`, `BPRConfig`, `TrainingData`,
+            `Mixture` and `Schedule`.
         out_dir: receives the checkpoint, the log and the weights.
         resume: go on from the checkpoint in `out_dir`.
         dry_run: open the data and the weights to start from, then stop.
@@ -100,10 +94,10 @@ def train(
 
 def parse_recipe(
     recipe: Mapping[str, Any],
-) -> tuple[Identity, BPRConfig, TrainingData, Mixture, Schedule]:
+) -> tuple[PretrainedIdentity, BPRConfig, TrainingData, Mixture, Schedule]:
     """Splits a flat table into what it sets; unknown keys are refused by name."""
     table = {k: v for k, v in recipe.items() if k != "method"}
-    parts = split_recipe(table, [Identity, BPRConfig, TrainingData, Mixture, Schedule])
+    parts = split_recipe(table, [PretrainedIdentity, BPRConfig, TrainingData, Mixture, Schedule])
     identity, config, data, mixture, schedule = parts
     return identity, config, data, mixture, schedule
 

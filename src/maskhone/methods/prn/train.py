@@ -13,7 +13,7 @@ from maskhone.contracts import FOREGROUND
 from maskhone.data.score_maps import MapItem
 from maskhone.engine.epochs import Epochs
 from maskhone.engine.plateau import PUBLISHED_RULES, PlateauRule
-from maskhone.engine.recipe import split_recipe
+from maskhone.engine.recipe import Identity, split_recipe
 from maskhone.engine.train import Batch, LossFunction, Schedule, Validate, fit
 from maskhone.engine.weights import open_weights, save_weights
 from maskhone.errors import UsageError
@@ -33,21 +33,6 @@ from maskhone.methods.prn.training_set import (
 _RULE = PUBLISHED_RULES["prn"]
 _WATCHED = {"validation": "loss", "iou": "lack", "training": ""}
 """What can be watched, and the figure of the validation that is to fall."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What the weights are called and come from.
-
-    Attributes:
-        name: `architecture.training-data`.
-        licence: of the weights, following from the data.
-        start_from: a maskhone weight file of the same network to go on from; empty for none.
-    """
-
-    name: str
-    licence: str = "unknown"
-    start_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

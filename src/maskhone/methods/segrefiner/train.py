@@ -1,14 +1,14 @@
 """Trains a SegRefiner network from a recipe and packs it as weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maskhone.engine.recipe import split_recipe
+from maskhone.engine.recipe import Identity, split_recipe
 from maskhone.engine.train import Batch, LossFunction, Schedule, fit
 from maskhone.engine.weights import open_weights, save_weights
 from maskhone.methods.segrefiner.config import SegRefinerConfig
@@ -22,21 +22,6 @@ from maskhone.methods.segrefiner.training_set import (
     collate,
     open_gallery,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What the weights are called and come from.
-
-    Attributes:
-        name: `architecture.training-data`.
-        licence: of the weights, following from the data.
-        start_from: a maskhone weight file of the same network to go on from; empty for none.
-    """
-
-    name: str
-    licence: str = "unknown"
-    start_from: str = ""
 
 
 def train(
