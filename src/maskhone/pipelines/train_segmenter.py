@@ -110,7 +110,8 @@ def train(
 
     Args:
         recipe: `method`, a key of `SEGMENTERS`; the other keys are the fields of
-            `PretrainedIdentity`, `TruthSet`, `Course`, `PlateauRule` and `Schedule`. What is left out is as published.
+            `PretrainedIdentity`, `TruthSet`, `Course`, `PlateauRule` and `Schedule`. What is left
+            out is as published.
         out_dir: receives the checkpoint, the log and the weights.
         resume: go on from the checkpoint in `out_dir`.
         dry_run: find the files of the data, then stop.
