@@ -63,13 +63,18 @@ PUBLISHED_PARAMETERS = 118_604_673  # SegRefiner section 2.1
 
 @lru_cache(maxsize=1)  # the published one is large, and several runs in a row use it
 def shared_network(fixture: Fixture) -> DenoisingUNet:
-    return make_network(fixture.manifest["config"], fixture.manifest["state_dict"])
+    return freeze(make_network(fixture.manifest["config"], fixture.manifest["state_dict"]))
 
 
 def network_of(fixture: Fixture, run: dict) -> DenoisingUNet:
     if "state_dict" in fixture.manifest:
         return shared_network(fixture)
-    return make_network(run["config"], run["state_dict"])
+    return freeze(make_network(run["config"], run["state_dict"]))
+
+
+def freeze(network: DenoisingUNet) -> DenoisingUNet:
+    network.freeze()  # what users run
+    return network
 
 
 def schedule_of(fixture: Fixture, run: dict) -> DiffusionSchedule:

@@ -94,6 +94,20 @@ def test_the_seed_decides_and_the_batch_does_not(photo, disc):
     assert np.abs(one - other).max() > 1e-4
 
 
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_a_frozen_network_gives_the_same_answer(scale_shift):
+    torch.manual_seed(0)
+    spec = replace(UNETS["lite"], use_scale_shift_norm=scale_shift)
+    network = DenoisingUNet(spec).eval()
+    inputs = torch.randn(2, 4, 64, 32), torch.tensor([0, 3])
+    with torch.inference_mode():
+        plain = network(*inputs)
+        network.freeze()
+        np.testing.assert_allclose(network(*inputs), plain, atol=1e-4)
+        np.testing.assert_allclose(network(*inputs), plain, atol=1e-4)  # nothing was written over
+    assert network.state_dict().keys() == DenoisingUNet(spec).state_dict().keys()
+
+
 def fresh_state():
     torch.manual_seed(0)
     network = DenoisingUNet(UNETS["lite"])

@@ -233,5 +233,6 @@ def build_network(
     """
     network = make_network(config)
     fill_network(network, state, config, source=source)
-    network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.freeze()
     return network
