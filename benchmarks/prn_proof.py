@@ -40,13 +40,12 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[], help="line of PRN's recipe, K=V")
     arguments = parser.parse_args()
     options = tomllib.loads("\n".join(arguments.option))
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in arguments.sets.split(","):
         found = [run(arguments, name, seed, options) for seed in range(arguments.seeds)]
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # others may add, too
         known[name] = {"seeds": arguments.seeds, "options": options, "rows": summarise(found)}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
         print(to_markdown({name: known[name]}), flush=True)
-    print(to_markdown(known))
 
 
 def run(

@@ -1,5 +1,6 @@
 """Training by epochs: a number at the end of each decides on best weights, rate and end."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,16 @@ class Epochs:
 
     Attributes:
         iterations: optimiser steps of an epoch; the last one may be shorter.
-        rule: what to do when the number no longer falls.
+        rule: what to do when the number no longer falls; None only keeps the best weights, and the
+            rate follows the schedule.
         watched: name of a figure of the validation; empty takes the mean training loss.
+        scores_start: the weights that training starts from are scored, too, and can be the best.
     """
 
     iterations: int
-    rule: PlateauRule
+    rule: PlateauRule | None
     watched: str = "loss"
+    scores_start: bool = False
 
     def __post_init__(self) -> None:
         if self.iterations <= 0:
@@ -31,6 +35,11 @@ class Epochs:
                 f"an epoch has {self.iterations} steps; expected more than 0: "
                 "the batch is larger than the data set?"
             )
+        if self.scores_start and not self.watched:
+            raise UsageError("scores_start needs a figure of the validation; name it in watched")
+
+
+_PATIENT = PlateauRule(patience=sys.maxsize, limit=sys.maxsize, factor=1.0, least_rate=0.0)
 
 
 class EpochWatch:
@@ -38,7 +47,7 @@ class EpochWatch:
 
     def __init__(self, epochs: Epochs, learning_rate: float, network: nn.Module) -> None:
         self.epochs = epochs
-        self.plateau = Plateau(epochs.rule, learning_rate)
+        self.plateau = Plateau(epochs.rule or _PATIENT, learning_rate)
         self.is_stopped = False
         self.best = _copy(network)
         self.losses: list[Tensor] = []

@@ -149,8 +149,8 @@ def fit(
         out_dir: receives `checkpoint.pt` (the last) and `log.jsonl`.
         resume: go on from `checkpoint.pt` when there is one.
         validate: scores the network, in eval mode; its figures go to the log.
-        epochs: when given, the rate follows what is watched at the end of each epoch, which is when
-            `validate` runs; training may stop early, and the best weights are returned.
+        epochs: when given, `validate` runs at the end of each epoch, the best weights are returned,
+            and a rule may set the rate and stop early.
         syncs_norms: with several processes, batch normalisation sees the batches of all.
         on_progress: called with finished and planned steps.
 
@@ -166,10 +166,15 @@ def fit(
     watch = EpochWatch(epochs, schedule.learning_rate, bare) if epochs else None
     start = _load_checkpoint(out_dir, bare, optimizer, watch) if resume else 0
     log = _Log(out_dir / "log.jsonl", start=start, is_main=accelerator.is_main_process)
+    if watch and watch.epochs.scores_start and not start:
+        _finish_epoch(watch, validate, bare, accelerator, log, 0)
     network.train()
     batches = _batches(samples, collate, schedule, start, accelerator)
     for step, batch in enumerate(() if watch and watch.is_stopped else batches, start=start):
-        rate = watch.plateau.learning_rate if watch else learning_rate(schedule, step)
+        if watch and watch.epochs.rule:
+            rate = watch.plateau.learning_rate
+        else:
+            rate = learning_rate(schedule, step)
         _set_learning_rate(optimizer, rate)
         with accelerator.autocast():
             found = loss_of(network, batch)
@@ -212,15 +217,17 @@ def _finish_epoch(
     done: int,
 ) -> None:
     """Scores the network and lets the rule decide, alike on every process."""
-    loss: Tensor = accelerator.reduce(watch.mean_loss(), "mean")
+    figures = (
+        {"training_loss": float(accelerator.reduce(watch.mean_loss(), "mean"))} if done else {}
+    )
     scores = dict(_run_validation(validate, network, accelerator)) if validate else {}
     if watch.epochs.watched:
         found = torch.tensor(scores.get(watch.epochs.watched, 0.0), device=accelerator.device)
         score = float(accelerator.reduce(found, "sum"))  # the others hold 0
     else:
-        score = float(loss)
+        score = figures["training_loss"]
     advice = watch.finish(network, score)
-    log.note(done, {"training_loss": float(loss), **scores})
+    log.note(done, {**figures, **scores})
     logger.info("step %d, %s", done, advice)
 
 

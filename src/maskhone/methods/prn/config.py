@@ -1,6 +1,6 @@
 """What can be set about PatchRefineNet, and the configurations that were published."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from maskhone.errors import UsageError
@@ -33,6 +33,9 @@ class PRNConfig:
             Differs: only weights that were trained with it have it; new training does not.
         resize: how maps of another size become `map_px`: averaging `area`s as the published
             loaders, `linear` or `nearest`. The way back is bilinear.
+        residual: the network says by how much the logits of the map change; it starts by changing
+            nothing, and a change seen at `map_px` is brought to the map's own size, whose detail
+            stays. Differs: the original predicts a new map, at its own size.
         tile: see maps in overlapping squares of `map_px` at full size, and not resized as a whole.
             Differs: the original sees nothing but 512 x 512.
     """
@@ -45,6 +48,7 @@ class PRNConfig:
     merge: Literal["published", "global", "local", "mean", "and", "or"] = "published"
     has_row_quirk: bool = False
     resize: Literal["area", "linear", "nearest"] = "area"
+    residual: bool = False
     tile: bool = False
 
     def __post_init__(self) -> None:
@@ -74,9 +78,8 @@ class PRNConfig:
     @property
     def spec(self) -> PRNSpec:
         """The network."""
-        if self.network == "grid":
-            return PRNSpec(cells=self.cells, width=self.width)
-        return SPECS[self.network]
+        known = SPECS.get(self.network) or PRNSpec(cells=self.cells, width=self.width)
+        return replace(known, residual=self.residual)
 
     @property
     def label_cells(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, instance_norm, interpolate, max_pool2d
 
+_LEAST_SCORE = 1 / 255
 _LEVELS = 4  # of the encoder; each is twice as wide as the one above
 _POOL_SIDES = (1, 2, 4, 8)
 _RECURRENCES = 2
@@ -27,12 +28,14 @@ class PRNSpec:
         width: channels of the finest level; 32 as published.
         head_kernel: side of the last convolution: 3, or 1 for P0.
         head_names: of the global and the local head in the checkpoints.
+        residual: what the heads say is added to the logits of the map, and is 0 before training.
     """
 
     cells: int
     width: int = 32
     head_kernel: int = 3
     head_names: tuple[str, ...] = ("out_global", "out_local")
+    residual: bool = False
 
     @property
     def stride(self) -> int:
@@ -62,32 +65,43 @@ class PRN(nn.Module):
         for name in spec.head_names:
             padding = spec.head_kernel // 2
             head = nn.Conv2d(spec.width, 1, spec.head_kernel, padding=padding)
+            if spec.residual:
+                for parameter in head.parameters():
+                    nn.init.zeros_(parameter)
             self.add_module(name, nn.Sequential(head))
 
     def forward(
-        self, scores_B1HW: Tensor, *, has_row_quirk: bool = False
+        self, scores_B1HW: Tensor, *, has_row_quirk: bool = False, needs_local: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns `(B, 1, H, W)` logits twice.
+        """Returns `(B, 1, H, W)` logits twice; the local ones only if there are any, and needed.
 
         Args:
             scores_B1HW: probabilities; H and W are multiples of `spec.stride`.
             has_row_quirk: cut the second-finest features of the seventh row of cells from the
                 third row, as the published network does. Its weights were trained so.
+            needs_local: run the local branch.
         """
         features = self.encoding(scores_B1HW)
-        whole = self._decode(features, "global")
-        if self.spec.cells == 0:
-            return whole, None
+        whole, local = self._decode(features, "global"), None
+        if self.spec.cells and needs_local:
+            local = self._decode_cells(features, has_row_quirk=has_row_quirk)
+        if self.spec.residual:
+            given = find_logits(scores_B1HW)
+            whole, local = given + whole, None if local is None else given + local
+        return whole, local
+
+    def _decode_cells(self, features: list[Tensor], *, has_row_quirk: bool) -> Tensor:
+        """Decodes each cell of the features alone and puts them together again."""
         cells = [self._cut(x) for x in features]
         if has_row_quirk and self.spec.cells > _QUIRK_ROW:
             cells[1] = cells[1].clone()
             cells[1][:, _QUIRK_ROW] = cells[1][:, _QUIRK_SOURCE]
         if self.training and not self.uses_map_statistics:
-            return whole, self._join(self._decode_in_turn(cells))
+            return self._join(self._decode_in_turn(cells))
         flat = [x.flatten(0, 2) for x in cells]
         local = self._decode(flat, "local")
         count = self.spec.cells
-        return whole, self._join(local.reshape(-1, count, count, *local.shape[1:]))
+        return self._join(local.reshape(-1, count, count, *local.shape[1:]))
 
     def _decode(self, features: list[Tensor], branch: str) -> Tensor:
         """Decodes `[finest, ..., coarsest]` features; same height and width as the finest."""
@@ -271,6 +285,11 @@ def choose_statistics(network: PRN, *, of_each_map: bool) -> None:
     for module in network.modules():
         if isinstance(module, PRN | Norm):
             module.uses_map_statistics = of_each_map
+
+
+def find_logits(scores: Tensor) -> Tensor:
+    """Returns the logits of probabilities, which count as no surer than 8 bits can say: +-5.5."""
+    return torch.logit(scores.clamp(_LEAST_SCORE, 1 - _LEAST_SCORE))
 
 
 def _conv_norm(channels_in: int, channels_out: int) -> nn.Sequential:

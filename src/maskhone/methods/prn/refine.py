@@ -15,7 +15,7 @@ from maskhone.engine.infer import limit_batch, run_batched
 from maskhone.errors import WeightsError
 from maskhone.methods.prn.config import PRNConfig
 from maskhone.methods.prn.merge import merge_scores
-from maskhone.methods.prn.network import PRN, choose_statistics
+from maskhone.methods.prn.network import PRN, choose_statistics, find_logits
 from maskhone.ops.patches import crop, paste_average
 
 _OVERLAP_SHARE = 0.25  # of neighbouring tiles, at least; ours
@@ -60,7 +60,7 @@ class PRNRefiner:
         refined = self._run(items())
         scores = np.zeros_like(masks)
         for i in chosen:
-            scores[i] = self._assemble(refined, boxes, masks.shape[1:])
+            scores[i] = self._assemble(refined, boxes, masks[i])
         return scores
 
     def _plan(self, size_hw: tuple[int, ...]) -> Boxes:
@@ -75,7 +75,11 @@ class PRNRefiner:
         )
 
         def forward(scores_B1SS: Tensor) -> Tensor:
-            found = self.network(scores_B1SS, has_row_quirk=self.config.has_row_quirk)
+            found = self.network(
+                scores_B1SS,
+                has_row_quirk=self.config.has_row_quirk,
+                needs_local=self.config.merge != "global",
+            )
             return torch.cat([x.float().sigmoid() for x in found if x is not None], dim=1)
 
         for branches in run_batched(
@@ -85,12 +89,16 @@ class PRNRefiner:
             yield merge_scores(branches[0], local, self.config.merge)
 
     def _assemble(
-        self, refined: Iterator[NDArray[np.float32]], boxes: Boxes, size_hw: tuple[int, ...]
+        self, refined: Iterator[NDArray[np.float32]], boxes: Boxes, scores_HW: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        if not self.config.tile:
-            return resize_map(next(refined), size_hw, "linear")
-        tiles = (next(refined) for _ in boxes)
-        return paste_average(tiles, boxes, (size_hw[0], size_hw[1]))[0]
+        height, width = scores_HW.shape
+        if self.config.tile:
+            tiles = (next(refined) for _ in boxes)
+            return paste_average(tiles, boxes, (height, width))[0]
+        if not self.config.residual:
+            return resize_map(next(refined), (height, width), "linear")
+        seen = next(look_at(scores_HW, boxes, self.config))
+        return add_change(scores_HW, seen, next(refined))
 
 
 def look_at(
@@ -100,6 +108,26 @@ def look_at(
     for box in boxes:
         cut = crop(scores_HW, box[np.newaxis])[0]
         yield resize_map(cut, (config.map_px, config.map_px), config.resize)
+
+
+def add_change(
+    scores_HW: NDArray[np.float32], seen: NDArray[np.float32], refined: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Changes a map as a small picture of it was changed: logits are added, detail stays.
+
+    Args:
+        scores_HW: probabilities.
+        seen: `(S, S)` the same made small.
+        refined: `(S, S)` what became of that.
+    """
+    given, before, after = (
+        find_logits(torch.from_numpy(np.ascontiguousarray(x))) for x in (scores_HW, seen, refined)
+    )
+    change = cv2.resize(
+        (after - before).numpy(), scores_HW.shape[::-1], interpolation=cv2.INTER_LINEAR
+    )
+    changed: NDArray[np.float32] = (given + torch.from_numpy(change)).sigmoid().numpy()
+    return changed
 
 
 def whole_box(size_hw: tuple[int, ...]) -> Boxes:

@@ -18,7 +18,7 @@ from maskhone.engine.train import Batch, LossFunction, Schedule, Validate, fit
 from maskhone.engine.weights import open_weights, save_weights
 from maskhone.errors import UsageError
 from maskhone.methods.prn.config import PRNConfig
-from maskhone.methods.prn.loss import total_loss
+from maskhone.methods.prn.loss import LOSSES
 from maskhone.methods.prn.merge import merge_scores
 from maskhone.methods.prn.network import PRN, choose_statistics
 from maskhone.methods.prn.refine import build_network
@@ -50,6 +50,9 @@ class Course:
         factor: the rate is multiplied by it.
         least_rate: training stops instead of lowering a rate below this.
         epoch_iterations: steps of an epoch; 0: once through the maps.
+        rate: `plateau` follows what is watched; `polynomial` follows `Schedule`, and what is
+            watched only chooses the best weights.
+        loss: `published`, or `overlap`, see `overlap_loss`.
     """
 
     epochs: int = 0
@@ -59,18 +62,27 @@ class Course:
     factor: float = _RULE.factor
     least_rate: float = _RULE.least_rate
     epoch_iterations: int = 0
+    rate: Literal["plateau", "polynomial"] = "plateau"
+    loss: Literal["published", "overlap"] = "published"
 
     def __post_init__(self) -> None:
-        if self.watch not in _WATCHED:
-            raise UsageError(f"watch is {self.watch!r}; expected {', '.join(_WATCHED)}")
+        for name, known in (
+            ("watch", _WATCHED),
+            ("rate", ("plateau", "polynomial")),
+            ("loss", LOSSES),
+        ):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected {', '.join(known)}")
         for name in ("epochs", "epoch_iterations"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
         _ = self.rule
 
     @property
-    def rule(self) -> PlateauRule:
+    def rule(self) -> PlateauRule | None:
         """When to go back, and when to stop."""
+        if self.rate == "polynomial":
+            return None
         return PlateauRule(
             patience=self.patience,
             limit=self.limit,
@@ -114,6 +126,7 @@ def train(
         iterations=course.epoch_iterations or len(kept) // schedule.batch_size,
         rule=course.rule,
         watched=_WATCHED[course.watch],
+        scores_start=bool(config.residual or identity.start_from) and bool(_WATCHED[course.watch]),
     )
     if course.epochs:
         schedule = replace(schedule, iterations=course.epochs * epochs.iterations)
@@ -123,13 +136,15 @@ def train(
         return path
     fit(
         network,
-        make_loss(config),
+        make_loss(config, course.loss),
         source,
         collate,
         schedule=schedule,
         out_dir=out_dir,
         resume=resume,
-        validate=make_validation(held, config, data, batch_size=schedule.batch_size),
+        validate=make_validation(
+            held, config, data, loss=course.loss, batch_size=schedule.batch_size
+        ),
         epochs=epochs,
         syncs_norms=config.bn == "eval",
         on_progress=on_progress,
@@ -178,7 +193,7 @@ def make_network(identity: Identity, config: PRNConfig, *, seed: int) -> PRN:
     return network
 
 
-def make_loss(config: PRNConfig) -> LossFunction:
+def make_loss(config: PRNConfig, loss: str = "published") -> LossFunction:
     """Returns the loss of a batch; the log also holds the IoU with pseudo-label and truth.
 
     Source: PatchRefineNet sections 5 and 6; the arguments in the intended order.
@@ -189,7 +204,7 @@ def make_loss(config: PRNConfig) -> LossFunction:
         with torch.autocast(batch["scores"].device.type, enabled=False):
             branches = [x.float().sigmoid() for x in found if x is not None]
             return {
-                "loss": total_loss(branches, batch["label"], batch["truth"]),
+                "loss": LOSSES[loss](branches, batch["label"], batch["truth"]),
                 "iou_label": _smoothed_iou(branches[0].detach(), batch["label"]),
                 "iou_truth": _smoothed_iou(branches[0].detach(), batch["truth"]),
             }
@@ -198,7 +213,12 @@ def make_loss(config: PRNConfig) -> LossFunction:
 
 
 def make_validation(
-    items: Sequence[MapItem], config: PRNConfig, data: TrainingData, *, batch_size: int
+    items: Sequence[MapItem],
+    config: PRNConfig,
+    data: TrainingData,
+    *,
+    loss: str = "published",
+    batch_size: int,
 ) -> Validate | None:
     """Returns what scores the network on held-out maps; None where there are none.
 
@@ -220,14 +240,14 @@ def make_validation(
             for i, (scores, _, truth) in enumerate(maps):
                 one = [branch[i : i + 1] for branch in branches]
                 with torch.autocast(device.type, enabled=False):
-                    loss = total_loss(one, batch["label"][i : i + 1], batch["truth"][i : i + 1])
+                    lost = LOSSES[loss](one, batch["label"][i : i + 1], batch["truth"][i : i + 1])
                 arrays = [branch[0, 0].cpu().numpy() for branch in one]
                 merged = merge_scores(
                     arrays[0], arrays[1] if len(arrays) > 1 else None, config.merge
                 )
-                rows.append((float(loss), _iou(merged, truth), _iou(scores, truth)))
-        loss, after, before = np.mean(rows, axis=0).tolist()
-        return {"loss": loss, "iou": after, "lack": 1 - after, "iou_before": before}
+                rows.append((float(lost), _iou(merged, truth), _iou(scores, truth)))
+        lost, after, before = np.mean(rows, axis=0).tolist()
+        return {"loss": lost, "iou": after, "lack": 1 - after, "iou_before": before}
 
     return validate
 
