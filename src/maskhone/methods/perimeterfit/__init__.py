@@ -1,0 +1,1 @@
+"""PerimeterFit: fits class maps to the perimeters in the picture; masks from image labels."""

@@ -1,0 +1,164 @@
+"""Affinities, the random walk and the labels around them against the original's own outputs."""
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+import torch
+from tests.parity.golden import Fixture, find_fixtures, tolerance_number
+
+from maskhone.methods.perimeterfit.affinity import find_losses, sort_pairs
+from maskhone.methods.perimeterfit.labels import make_affinity_labels
+from maskhone.methods.perimeterfit.pairs import PathIndex, index_paths, measure_affinities
+from maskhone.methods.perimeterfit.walk import enlarge, pad_edges, walk
+
+METHOD = "perimeterfit"
+IMAGE = "_image"  # how the names of the pictures in a fixture end
+
+
+def number_after(text: str, name: str) -> float:
+    """Reads the number that a manifest gives after a name, such as `radius 5` or `radius=5`."""
+    found = re.search(rf"\b{name}[ =(]*(\d+(?:\.\d+)?)", text)
+    assert found, f"no {name} in {text!r}"
+    return float(found[1])
+
+
+def seeds_and_shapes(text: str) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Reads the generators of a manifest's input, in order, and the shapes they are drawn in."""
+    seeds = [int(seed) for seed in re.findall(r"PCG64\((\d+)\)", text)]
+    drawn = re.findall(r"(?:random|standard_normal)\(+([\d, ]+)\)", text)
+    return seeds, [tuple(int(n) for n in shape.split(",") if n.strip()) for shape in drawn]
+
+
+def pcg(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def names_of(fixture: Fixture) -> list[str]:
+    """Lists the pictures of a fixture."""
+    names = [key.removesuffix(IMAGE) for key in fixture.outputs if key.endswith(IMAGE)]
+    assert names
+    return names
+
+
+def group_by_length(index: PathIndex) -> list[list[int]]:
+    """Lists the directions of each length of path, as the original keeps them."""
+    groups: dict[int, list[int]] = {}
+    for direction, path in enumerate(index.paths):
+        groups.setdefault(len(path), []).append(direction)
+    return list(groups.values())
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, dtype="<i8").tobytes()).hexdigest()
+
+
+def indices_of(index: PathIndex, group: list[int]) -> np.ndarray:
+    return np.stack([index.index_path(direction).numpy() for direction in group])
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "path_index*"))
+def test_pairs_and_paths_are_the_published_ones(fixture: Fixture) -> None:
+    checked = set()
+    for grid, info in fixture.manifest["info"].items():
+        radius, height, width = map(int, re.findall(r"\d+", grid))
+        index = index_paths(radius, (height, width))
+        groups = group_by_length(index)
+        n_sources = len(index.sources)
+        shapes = [[len(group), len(index.paths[group[0]]), n_sources] for group in groups]
+        assert shapes == info["groups"]
+        assert (len(index.paths), n_sources) == (info["n_paths"], info["src_len"])
+        assert list(index.destinations.shape) == info["dst_shape"]
+        flat = np.concatenate([indices_of(index, group).ravel() for group in groups])
+        assert sha256(flat) == info["sha256_paths"]
+        assert sha256(index.sources.numpy()) == info["sha256_src"]
+        assert sha256(index.destinations.numpy()) == info["sha256_dst"]
+        ours = {
+            "search_dst": np.array([path[0] for path in index.paths]),
+            "src": index.sources.numpy(),
+            "dst_first_col": index.destinations[:, 0].numpy(),
+        }
+        for number, group in enumerate(groups):
+            ours[f"paths{number}"] = np.stack([index.paths[direction] for direction in group])
+            ours[f"index{number}"] = indices_of(index, group)
+        for key in fixture.outputs:
+            if key.startswith(f"{grid}_"):
+                np.testing.assert_array_equal(
+                    ours[key.removeprefix(f"{grid}_")], fixture.outputs[key]
+                )
+                checked.add(key)
+    assert checked == set(fixture.outputs)
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "affinity_labels*"))
+def test_pairs_are_sorted_and_weighed_as_published(fixture: Fixture) -> None:
+    text, stored = fixture.manifest["what"], dict(fixture.outputs)
+    labels = torch.from_numpy(stored.pop("segm"))[None].long()
+    index = index_paths(int(number_after(text, "radius")), (labels.shape[1], labels.shape[2]))
+    kinds = sort_pairs(labels, index)
+    for key, kind in {
+        "bg": kinds.background,
+        "fg": kinds.foreground,
+        "neg": kinds.different,
+    }.items():
+        np.testing.assert_array_equal(kind[0].numpy(), stored.pop(key))
+    [seed], _ = seeds_and_shapes(text)
+    affinities = pcg(seed).random(kinds.background.shape[1:]).astype(np.float32)
+    losses = torch.stack(find_losses(torch.from_numpy(affinities)[None], kinds))
+    np.testing.assert_allclose(
+        losses.numpy(), stored.pop("losses"), rtol=fixture.manifest["tolerance"]["rtol"]
+    )
+    assert not stored
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "random_walk*"))
+def test_the_walk_is_the_dense_one(fixture: Fixture) -> None:
+    text, given = fixture.manifest["what"], fixture.manifest["input"]
+    stored, atol = dict(fixture.outputs), fixture.manifest["tolerance"]["atol"]
+    radius = int(number_after(text, "radius"))
+    seeds, shapes = seeds_and_shapes(given)
+    maps, [edges] = (
+        pcg(s).random(n).astype(np.float32) for s, n in zip(seeds, shapes, strict=True)
+    )
+    factor = re.search(r"\* *float32\(([\d.]+)\)", given)
+    edges = edges * np.float32(factor[1] if factor else 1)
+
+    padded = pad_edges(edges, radius)
+    index = index_paths(radius, (padded.shape[1], padded.shape[2]))
+    affinities = measure_affinities(padded, index)
+    np.testing.assert_allclose(affinities, stored.pop("sparse_affinity"), rtol=0, atol=atol)
+
+    walked = walk(
+        maps,
+        edges,
+        radius=radius,
+        beta=number_after(text, "beta"),
+        exp_times=int(number_after(text, "exp_times")),
+    )
+    expected = stored.pop("rw")
+    np.testing.assert_allclose(walked, expected.reshape(walked.shape), rtol=0, atol=atol)
+
+    expected = stored.pop("rw_up")
+    ours = enlarge(walked, expected.shape[1:])
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=atol)
+    assert not stored
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "chain_perimeterfit*"))
+def test_affinity_labels_are_the_published_ones(fixture: Fixture) -> None:
+    text = fixture.manifest["what"].partition("make_affinity_labels")[2]
+    iterations = re.search(r"(\d+) iterations", text)
+    assert iterations
+    least = tolerance_number(fixture.manifest["tolerance"]["affinity_label"])
+    for name in names_of(fixture):
+        ours = make_affinity_labels(
+            fixture.outputs[f"{name}_image"],
+            fixture.outputs[f"{name}_combined_hr_cam"],
+            fixture.outputs[f"{name}_combined_keys"],
+            fg_threshold=number_after(text, "fg"),
+            bg_threshold=number_after(text, "bg"),
+            crf_iterations=int(iterations[1]),
+        )
+        agreement = (ours == fixture.outputs[f"{name}_affinity_label"]).mean()
+        assert agreement >= least, f"{name}: {agreement}"
