@@ -78,4 +78,5 @@ def test_jpeg_leaves_nearly_the_same_picture(shape):
         given[..., 2] = 60
     back = pass_through_jpeg(given)
     assert back.shape == given.shape
-    assert 0 < np.abs(back.astype(int) - given).max() < 40
+    assert (back != given).any()
+    assert np.abs(back.astype(int) - given).mean() < 5
