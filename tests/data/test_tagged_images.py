@@ -1,0 +1,102 @@
+import numpy as np
+import PIL.Image
+import pytest
+
+from maskhone.data.tagged_images import choose_images, find_tagged_images, read_class_names
+from maskhone.errors import InputError
+
+CLASSES = ("cat", "dining table", "dog")
+
+
+def find(folder, text, names=("a.jpg", "b.png", "sub/c.jpg"), **options):
+    images = folder / "images"
+    for name in names:
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (4, 3)).save(images / name)
+    (folder / "list.csv").write_text(text)
+    return find_tagged_images(folder / "list.csv", images, CLASSES, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("cat", (0,)),
+        ("dog cat", (0, 2)),
+        ("dog;cat; dog", (0, 2)),
+        ("dining table", (1,)),
+        ("dining table;cat dog", (0, 1, 2)),
+        ("", ()),
+        (";", ()),
+    ],
+)
+def test_labels_are_separated_by_semicolons_or_spaces(tmp_path, text, classes):
+    (item,) = find(tmp_path, f"image,labels\na.jpg,{text}\n")
+    assert item.classes == classes
+
+
+def test_pictures_come_in_the_order_of_the_lines(tmp_path):
+    items = find(tmp_path, "image,labels\nsub/c.jpg,dog\n\nb,cat\na.jpg,\n")
+    assert [item.id for item in items] == ["sub/c", "b", "a"]
+    assert items[1].image_path.name == "b.png"
+    assert items[0].truth_path is None
+
+
+def test_truths_are_found_by_id(tmp_path):
+    truths = tmp_path / "truths"
+    truths.mkdir()
+    PIL.Image.fromarray(np.zeros((3, 4), dtype=np.uint8)).save(truths / "b.png")
+    items = find(tmp_path, "image,labels\na.jpg,cat\nb.png,dog\n", truths_dir=truths)
+    assert [item.truth_path for item in items] == [None, truths / "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,labels\na.jpg,dogg\n", "line 2: unknown class 'dogg'; did you mean dog?"),
+        ("image,labels\na.jpg,xyz\n", "known: cat, dining table, dog"),
+        ("image,labels\na.jpg,cat\nx.jpg,cat\n", "line 3: no picture x.jpg"),
+        ("image,labels\na.jpg,cat\na,dog\n", "line 3: a has a line already"),
+        ("image,labels\n,dog\n", "line 2: names no picture"),
+        ("image,labels\na.jpg,cat,dog\n", "line 2: has too many cells"),
+        ("image,labels\n../a.jpg,cat\n", "lies outside"),
+        ("image,labels\n", "has no lines below the header"),
+        ("", "the first line is ''; expected image,labels"),
+        ("name,tags\na.jpg,cat\n", "the first line is 'name,tags'"),
+    ],
+)
+def test_bad_lines_are_refused_in_one_clear_line(tmp_path, text, said):
+    with pytest.raises(InputError) as caught:
+        find(tmp_path, text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_without_suffix_must_fit_one_picture(tmp_path):
+    with pytest.raises(InputError, match=r"a may be any of a\.jpg, a\.png"):
+        find(tmp_path, "image,labels\na,cat\n", names=("a.jpg", "a.png"))
+
+
+def test_a_missing_list_is_said(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        find_tagged_images(tmp_path / "list.csv", tmp_path, CLASSES)
+
+
+def test_ids_choose_pictures(tmp_path):
+    items = find(tmp_path, "image,labels\na.jpg,cat\nb.png,dog\n")
+    (tmp_path / "ids.txt").write_text("b\n")
+    assert choose_images(items, tmp_path / "ids.txt") == [items[1]]
+    (tmp_path / "ids.txt").write_text("z\n")
+    with pytest.raises(InputError, match="z has no line"):
+        choose_images(items, tmp_path / "ids.txt")
+
+
+def test_class_names_are_lines_and_unique(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("dining table\n\ncat\n")
+    assert read_class_names(path) == ("dining table", "cat")
+    path.write_text("cat\ncat\n")
+    with pytest.raises(InputError, match="'cat' twice"):
+        read_class_names(path)
+    path.write_text("\n")
+    with pytest.raises(InputError, match="names no class"):
+        read_class_names(path)
