@@ -84,3 +84,9 @@ def test_foreground_scores_are_unknown_before_any_map():
     metric.update(np.ones((1, 2), np.float32), np.ones((1, 2), bool))
     metric.reset()
     assert all(np.isnan(value) for value in metric.compute().values())
+
+
+def test_class_scores_take_a_prediction_beyond_the_classes_for_a_miss():
+    scores = ClassScores(2)
+    scores.update(np.array([255, 1]), np.array([0, 1]))
+    assert [counts.tolist() for counts in scores.count()] == [[0, 1], [1, 1], [0, 1]]

@@ -267,7 +267,8 @@ class ClassScores:
     """Runs over many label maps: accuracy and IoU per class, and their means.
 
     Args:
-        n_classes: labels are 0 to `n_classes - 1`; other target labels are not scored.
+        n_classes: labels are 0 to `n_classes - 1`; other target labels are not scored. A
+            prediction outside them is a miss and nothing else.
 
     Source: open-mmlab/mmsegmentation 0.7 `mean_iou` (aAcc, mAcc, mIoU).
     """
@@ -278,20 +279,33 @@ class ClassScores:
 
     def reset(self) -> None:
         """Forgets all label maps."""
-        self._counts = np.zeros((self.n_classes, self.n_classes), dtype=np.int64)
+        self._counts = np.zeros((self.n_classes, self.n_classes + 1), dtype=np.int64)
 
     def update(self, prediction: NDArray[np.integer], target: NDArray[np.integer]) -> None:
-        """Adds label maps of one shape."""
+        """Adds label maps of one shape.
+
+        Raises:
+            InputError: they differ in shape.
+        """
+        if prediction.shape != target.shape:
+            raise InputError(
+                f"label maps of shapes {prediction.shape} and {target.shape}; expected one shape"
+            )
         is_scored = (target >= 0) & (target < self.n_classes)
-        pairs = target[is_scored].astype(np.int64) * self.n_classes + prediction[is_scored]
-        self._counts += np.bincount(pairs, minlength=self.n_classes**2).reshape(
-            self.n_classes, self.n_classes
-        )
+        given = prediction[is_scored].astype(np.int64)
+        given[(given < 0) | (given > self.n_classes)] = self.n_classes
+        pairs = target[is_scored].astype(np.int64) * (self.n_classes + 1) + given
+        self._counts += np.bincount(pairs, minlength=self._counts.size).reshape(self._counts.shape)
+
+    def count(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the scored pixels of each class: predicted, true, and both at once."""
+        known = self._counts[:, : self.n_classes]
+        return known.sum(axis=0), self._counts.sum(axis=1), np.diag(known).copy()
 
     def compute(self) -> dict[str, NDArray[np.float64]]:
         """Returns `aAcc`, `mAcc`, `mIoU`, and `acc` and `iou` per class (NaN without pixels)."""
-        right = np.diag(self._counts).astype(np.float64)
-        of_target, of_prediction = self._counts.sum(axis=1), self._counts.sum(axis=0)
+        of_prediction, of_target, both = self.count()
+        right = both.astype(np.float64)
         with np.errstate(invalid="ignore"):
             acc, iou = right / of_target, right / (of_target + of_prediction - right)
             all_acc = right.sum() / self._counts.sum()
