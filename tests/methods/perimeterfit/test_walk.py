@@ -67,9 +67,9 @@ def test_enlarged_maps_share_one_maximum():
 
 def test_the_arguments_are_left_alone():
     maps, edges = np.ones((1, 3, 4), dtype=np.float32), np.full((3, 4), 0.5, dtype=np.float32)
+    maps.flags.writeable = edges.flags.writeable = False
     enlarge(walk(maps, edges), (12, 16))
-    assert (maps == 1).all()
-    assert (edges == 0.5).all()
+    enlarge(maps, (12, 16))
 
 
 def test_maps_of_another_picture_are_refused():

@@ -23,12 +23,14 @@ class PathIndex:
     their paths; those of one length are as in `list_directions`.
 
     Attributes:
+        radius: in pixels; pairs are nearer than this.
         size_hw: of the grid.
         paths: `(L, 2)` for each direction, its destination first and the source, (0, 0), last.
         sources: `(S,)` int64 flat indices.
         destinations: `(D, S)` int64 flat indices.
     """
 
+    radius: int
     size_hw: tuple[int, int]
     paths: tuple[Points, ...]
     sources: Tensor
@@ -63,6 +65,7 @@ def index_paths(
     ends = _flatten(np.array([path[0] for path in paths]), size_hw)
     destinations = ends[:, None] + sources
     return PathIndex(
+        radius=radius,
         size_hw=size_hw,
         paths=tuple(paths),
         sources=torch.from_numpy(sources).to(device),
@@ -118,16 +121,21 @@ def measure_affinities(edges_Bhw: Tensor, index: PathIndex) -> Tensor:
         The graph so holds one number for each pair, not one for each point of each path.
     """
     assert tuple(edges_Bhw.shape[1:]) == index.size_hw, "an index of another grid"
-    flat = edges_Bhw.flatten(1)
     with torch.no_grad():
-        highest = [_find_highest(flat, index.index_path(d)) for d in range(len(index.paths))]
+        highest = [_find_highest(edges_Bhw, index, d) for d in range(len(index.paths))]
     where_BDS = torch.stack(highest, dim=1)
-    return 1 - flat.gather(1, where_BDS.flatten(1)).view(where_BDS.shape)
+    return 1 - edges_Bhw.flatten(1).gather(1, where_BDS.flatten(1)).view(where_BDS.shape)
 
 
-def _find_highest(flat_BN: Tensor, path_LS: Tensor) -> Tensor:
-    """Returns the `(B, S)` flat index of the highest point of each path."""
-    return path_LS.gather(0, flat_BN[:, path_LS].argmax(dim=1))
+def _find_highest(edges_Bhw: Tensor, index: PathIndex, direction: int) -> Tensor:
+    """Returns the `(B, S)` flat index of the highest point of each path of one direction."""
+    reach, (height, width) = index.radius - 1, index.size_hw
+    along_path = [
+        edges_Bhw[:, y : y + height - reach, x + reach : x + width - reach]
+        for y, x in index.paths[direction].tolist()
+    ]
+    step_Bhw = torch.stack(along_path).max(dim=0).indices
+    return index.index_path(direction).gather(0, step_Bhw.flatten(1))
 
 
 def _flatten(points: Points, size_hw: tuple[int, int]) -> NDArray[np.int64]:
