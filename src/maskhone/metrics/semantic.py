@@ -138,6 +138,10 @@ class ThresholdScores:
         for threshold, scores in self._scores.items():
             scores.update(np.where(highest > highest.dtype.type(threshold), best, 0), target)
 
+    def get(self, threshold: float) -> SemanticScores:
+        """Returns the scores at one of the thresholds."""
+        return self._scores[threshold]
+
     def compute(self) -> list[dict[str, float]]:
         """Returns one row for each threshold, in order."""
         return [{"threshold": t, **scores.compute()} for t, scores in self._scores.items()]

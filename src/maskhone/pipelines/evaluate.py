@@ -24,6 +24,7 @@ from maskhone.metrics.cityscapes import CityscapesAP
 from maskhone.metrics.region import ForegroundScores, RegionScores
 from maskhone.metrics.saliency import SaliencyScores
 from maskhone.ops.masks import IGNORE_LABEL
+from maskhone.pipelines.evaluate_labels import score_label_maps, write_class_table
 
 Progress = Callable[[int, int], None]
 BoolMask = NDArray[np.bool_]
@@ -75,14 +76,16 @@ def evaluate_files(
         prediction: folder of mask files, COCO results json, or Cityscapes prediction folder.
         target: folder of mask files of the same names, COCO ground-truth json, or folder of
             `*_gtFine_instanceIds.png`. A COCO or LVIS json is told by its content.
-        format: `auto`, `folder`, `coco`, `cityscapes` or `big` (`NAME_refine.png` or `NAME_seg.png`
-            against `NAME_gt.png`); auto goes by what `prediction` is.
+        format: `auto`, `folder`, `coco`, `cityscapes`, `big` (`NAME_refine.png` or `NAME_seg.png`
+            against `NAME_gt.png`) or `voc` (label maps or class maps, see `score_label_maps`); auto
+            goes by what `prediction` is.
         coarse: the masks before refinement, of the same form.
-        ids: text file, one id (file stem) a line; only these are scored.
+        ids: text file, one id (file stem) a line; only these are scored. With `voc` also the name
+            of a VOC list, such as `val`.
         target_value: the object is where the target has this number; pixels of 255 are ignored.
         coco_images: COCO ground-truth json; the target is LVIS, the results have COCO's
             categories, and only the images of this json are scored (AP*).
-        per_mask: CSV to write, one line per mask (folders only).
+        per_mask: CSV to write, one line per mask (folders), or per class (`voc`).
         saliency: score soft maps too (folders only): F-, E- and S-measure, and what papers call
             IoU, F1, precision, recall and MAE; see `ForegroundScores` and `SaliencyScores`.
         on_progress: called with finished and planned masks.
@@ -90,7 +93,8 @@ def evaluate_files(
     Returns:
         Folders: mean IoU, Dice, mBA, boundary IoU and boundary F at 1, 2, 3 px over masks, and IoU
         pooled over all pixels. A mask with a target without outline has no mBA and is left out of
-        its mean. Json: COCO mask AP and boundary AP. Cityscapes: AP and AF.
+        its mean. Json: COCO mask AP and boundary AP. Cityscapes: AP and AF. VOC: mIoU over all
+        images, false positives and negatives; with class maps, at every threshold.
 
     Raises:
         UsageError: options that do not go with the form.
@@ -103,6 +107,10 @@ def evaluate_files(
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")
     form = _find_form(prediction, format)
+    if form == "voc":
+        if saliency or target_value is not None or coco_images is not None:
+            raise UsageError("--saliency, --target-value and --coco-images do not go with voc")
+        return _score_voc(sets, target, ids, per_mask, on_progress)
     is_folder = form in ("folder", "big")
     if not is_folder and (ids or per_mask or saliency or target_value is not None):
         raise UsageError(
@@ -134,11 +142,31 @@ def _index_big(folder: Path, role: str) -> dict[str, Path]:
 
 
 def _find_form(prediction: Path, asked: str) -> str:
-    if asked not in ("auto", "folder", "coco", "cityscapes", "big"):
-        raise UsageError(f"format is {asked!r}; expected auto, folder, coco, cityscapes or big")
+    if asked not in ("auto", "folder", "coco", "cityscapes", "big", "voc"):
+        raise UsageError(
+            f"format is {asked!r}; expected auto, folder, coco, cityscapes, big or voc"
+        )
     if asked != "auto":
         return asked
     return "coco" if prediction.suffix.lower() == ".json" else "folder"
+
+
+def _score_voc(
+    sets: dict[str, Path],
+    target: Path,
+    ids: Path | None,
+    per_class: Path | None,
+    on_progress: Progress | None,
+) -> EvaluationReport:
+    found = [
+        score_label_maps(path, target, name=kind, ids=ids, on_progress=on_progress)
+        for kind, path in sets.items()
+    ]
+    if per_class is not None:
+        write_class_table(per_class, [row for one in found for row in one.classes])
+    rows = [row for one in found for row in one.rows]
+    problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
+    return _with_difference(rows, problems)
 
 
 @dataclass(kw_only=True)
