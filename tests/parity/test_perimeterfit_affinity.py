@@ -2,14 +2,18 @@
 
 import hashlib
 import re
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.parity.golden import Fixture, find_fixtures, tolerance_number
+from tests.parity.golden import Fixture, find_fixtures, state_dict_by_rule, tolerance_number
 
 from maskhone.methods.perimeterfit.affinity import find_losses, sort_pairs
-from maskhone.methods.perimeterfit.labels import make_affinity_labels
+from maskhone.methods.perimeterfit.convert import import_checkpoint, load_affinity_net
+from maskhone.methods.perimeterfit.labels import label_maps, make_affinity_labels
+from maskhone.methods.perimeterfit.network import AffinityNet, find_edges, predict_edges
 from maskhone.methods.perimeterfit.pairs import PathIndex, index_paths, measure_affinities
 from maskhone.methods.perimeterfit.walk import enlarge, pad_edges, walk
 
@@ -33,6 +37,37 @@ def seeds_and_shapes(text: str) -> tuple[list[int], list[tuple[int, ...]]]:
 
 def pcg(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
+
+
+def draw_state(entries: list[tuple[str, tuple[int, ...]]], rule: str) -> dict[str, torch.Tensor]:
+    """Draws tensors by the common rule and the damping that a manifest describes."""
+    damped = re.findall(r"ending in '([\w.]+)' is multiplied by ([\d.]+)", rule)
+    multiply = [(rf"{re.escape(ending)}$", float(factor), "any") for ending, factor in damped]
+    drawn = state_dict_by_rule(entries, {"then_multiply": multiply})
+    return {key: torch.from_numpy(value) for key, value in drawn.items()}
+
+
+def architecture_of(fixture: Fixture) -> str:
+    found = re.search(r"AffinityNet (\w+)", fixture.manifest["what"])
+    assert found
+    return found[1]
+
+
+@cache
+def make_network(architecture: str, rule: str) -> AffinityNet:
+    """Builds an AffinityNet with the weights of the rule under our own names."""
+    network = AffinityNet(architecture).eval()
+    entries = [(key, tuple(value.shape)) for key, value in network.state_dict().items()]
+    network.load_state_dict(draw_state(entries, rule))
+    return network
+
+
+def canonical(key: str, aliases: dict[str, str]) -> str:
+    """Follows the aliases of a manifest to the name by which a tensor was drawn."""
+    for alias, name in aliases.items():
+        if key.startswith(f"{alias}."):
+            return canonical(name + key.removeprefix(alias), aliases)
+    return key
 
 
 def names_of(fixture: Fixture) -> list[str]:
@@ -162,3 +197,83 @@ def test_affinity_labels_are_the_published_ones(fixture: Fixture) -> None:
         )
         agreement = (ours == fixture.outputs[f"{name}_affinity_label"]).mean()
         assert agreement >= least, f"{name}: {agreement}"
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "affinitynet_*"))
+def test_a_published_checkpoint_is_read_whole(fixture: Fixture, tmp_path: Path) -> None:
+    architecture, manifest = architecture_of(fixture), fixture.manifest
+    published: dict[str, torch.Tensor] = {}
+    drawn: dict[str, torch.Tensor] = {}
+    for key, shape, dtype in manifest["state_dict"]:
+        name = canonical(key, manifest["aliases"]["prefix"])
+        if key.startswith("path_indices_"):
+            published[key] = torch.zeros(shape, dtype=torch.int64)
+            continue
+        if name not in drawn:
+            drawn |= draw_state([(name, tuple(shape))], manifest["weights"])
+        assert (list(drawn[name].shape), str(drawn[name].dtype)) == (shape, f"torch.{dtype}")
+        published[key] = drawn[name]
+    torch.save(published, tmp_path / "published.pth")
+    weights = import_checkpoint(tmp_path / "published.pth", name=f"affinitynet_{architecture}")
+    ours = load_affinity_net(weights).state_dict()
+    assert list(ours) == list(drawn)
+    assert all(torch.equal(ours[key], value) for key, value in drawn.items())
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "affinitynet_*"))
+def test_the_network_finds_the_published_edges(fixture: Fixture) -> None:
+    manifest, text = fixture.manifest, fixture.manifest["what"]
+    stored = dict(fixture.outputs)
+    network = make_network(architecture_of(fixture), manifest["weights"])
+    drawn = zip(*seeds_and_shapes(manifest["input"]), strict=True)
+    batch, image = (
+        torch.from_numpy(pcg(seed).standard_normal(shape).astype(np.float32))
+        for seed, shape in drawn
+    )
+    with torch.no_grad():
+        logits = network(batch)
+    np.testing.assert_allclose(logits, stored.pop("edge_logits"), **manifest["tolerance"])
+
+    size = re.search(r"size=\((\d+), (\d+)\)", text)
+    assert size
+    index = index_paths(int(number_after(text, "radius")), (int(size[1]), int(size[2])))
+    affinities = measure_affinities(logits.sigmoid()[:, 0], index)
+    np.testing.assert_allclose(affinities, stored.pop("aff"), **manifest["tolerance"])
+
+    canvas = re.search(r"zero-padded to (\d+)x\1", text)
+    assert canvas
+    edges = find_edges(network, image, canvas_px=int(canvas[1]))
+    np.testing.assert_allclose(edges[None], stored.pop("get_edge"), **manifest["tolerance"])
+    assert not stored
+
+
+@pytest.mark.parametrize("fixture", find_fixtures(METHOD, "rw_inference*"))
+def test_pictures_walk_to_the_published_maps_and_labels(fixture: Fixture) -> None:
+    manifest, text = fixture.manifest, fixture.manifest["what"]
+    network = make_network(architecture_of(fixture), manifest["weights"])
+    checked = set()
+    for name in names_of(fixture):
+        image, cam, keys = (fixture.outputs[f"{name}_{key}"] for key in ("image", "cam", "keys"))
+        edges = predict_edges(network, image, canvas_px=int(number_after(text, "padding to")))
+        walked = walk(
+            cam,
+            edges,
+            radius=int(number_after(text, "radius")),
+            beta=number_after(text, "beta"),
+            exp_times=int(number_after(text, "exp_times")),
+        )
+        maps = enlarge(walked, image.shape[:2])
+        expected = fixture.outputs[f"{name}_rw"]
+        atol = manifest["tolerance"]["rw"]["atol"]
+        np.testing.assert_allclose(maps, expected, rtol=0, atol=atol, err_msg=name)
+        labels = label_maps(
+            image,
+            maps,
+            keys,
+            threshold=number_after(text, "threshold"),
+            crf_iterations=int(number_after(text, "crf_iteration")),
+        )
+        agreement = (labels == fixture.outputs[f"{name}_pseudo_label"]).mean()
+        assert agreement >= tolerance_number(manifest["tolerance"]["pseudo_label"]), name
+        checked |= {f"{name}_{key}" for key in ("image", "cam", "keys", "rw", "pseudo_label")}
+    assert checked == set(fixture.outputs)

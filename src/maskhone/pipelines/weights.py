@@ -6,7 +6,7 @@ from pathlib import Path
 from maskhone.errors import UsageError
 from maskhone.methods.catalogue import import_weights as import_refiner
 from maskhone.methods.catalogue import list_published
-from maskhone.segmenters.catalogue import SEGMENTERS
+from maskhone.segmenters.catalogue import CLASS_SEGMENTERS, SEGMENTERS
 
 
 def import_weights(path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
@@ -22,17 +22,27 @@ def import_weights(path: Path, out: Path | None = None, *, name: str | None = No
         WeightsError: damaged, not plain tensors, or weights of another network.
     """
     bases = {model.published: ours for ours, model in SEGMENTERS.items()}
+    bases |= {model.published: ours for ours, model in CLASS_SEGMENTERS.items() if model.published}
     wanted = name or bases.get(path.name)
     if wanted in SEGMENTERS:
         from maskhone.pipelines.segmenters import import_segmenter
 
         return import_segmenter(path, out, name=wanted)
+    if wanted in CLASS_SEGMENTERS:
+        from maskhone.pipelines.segmenters import import_class_model
+
+        return import_class_model(path, out, name=wanted)
+    affinity_nets = list_affinity_nets()
+    if wanted in affinity_nets:
+        from maskhone.methods.perimeterfit.convert import import_checkpoint
+
+        return import_checkpoint(path, out, name=wanted)
     refiners = list_published()
     is_known = path.name in {Path(file).name for file in refiners}
     if wanted not in refiners.values() and (name or not is_known):
         raise UsageError(
             f"{name or path.name}: not one of the released files or names; say what it is with "
-            f"--name: {', '.join([*refiners.values(), *SEGMENTERS])}"
+            f"--name: {', '.join([*refiners.values(), *SEGMENTERS, *CLASS_SEGMENTERS, *affinity_nets])}"
         )
     return import_refiner(path, out, name=name)
 
@@ -46,9 +56,20 @@ def list_importable() -> dict[str, str]:
     """
     files = {ours: file for file, ours in list_published().items()}
     files |= {ours: model.published for ours, model in SEGMENTERS.items()}
+    files |= {ours: m.published or "FILE.pth" for ours, m in CLASS_SEGMENTERS.items()}
     count = Counter(Path(file).name for file in files.values())
-    return {
+    commands = {
         name: f"maskhone weights import {file}"
-        + (f" --name {name}" if count[Path(file).name] > 1 else "")
+        + (f" --name {name}" if count[Path(file).name] > 1 or file == "FILE.pth" else "")
         for name, file in files.items()
     }
+    for name in list_affinity_nets():
+        commands[name] = f"maskhone weights import FILE.pth --name {name}"
+    return commands
+
+
+def list_affinity_nets() -> list[str]:
+    """Lists our names of published AffinityNets, whose files go by names of all kinds."""
+    from maskhone.methods.perimeterfit.convert import PUBLISHED
+
+    return list(PUBLISHED)

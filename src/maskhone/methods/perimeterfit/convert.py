@@ -1,0 +1,86 @@
+"""Reads published checkpoints of AffinityNet.
+
+Key table. Left the published key (OFRIN/PuzzleCAM:core/networks.py), right ours:
+
+    model.*, fc_edge1..6.*                     -> the same
+    stage1..5.*, backbone.*, edge_layers.*     -> the same tensors under second and third names, see
+                                                  `segmenters.aliases`
+    path_indices_0|1|2|...                     dropped: they are computed anew, and most of the file
+    module.<key>                               -> <key>      (multi-GPU prefix)
+
+What stands under several names must be the same in all of them.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskhone.engine.checkpoints import check_keys, read_state_dict
+from maskhone.engine.weights import open_weights, save_weights
+from maskhone.errors import UsageError
+from maskhone.methods.perimeterfit.network import AffinityNet
+from maskhone.nn.resnest import RESNEST_COUNTS
+from maskhone.segmenters.aliases import AFFINITY_ALIASES, remove_aliases
+
+METHOD = "affinitynet"
+"""What weight files of AffinityNet say they are of."""
+
+PUBLISHED = {
+    f"{METHOD}_{architecture}": architecture for architecture in (*RESNEST_COUNTS, "resnet50")
+}
+"""Our names of published networks, and their backbones; the files go by names of all kinds."""
+
+_DROPPED = "path_indices_"
+
+
+def import_checkpoint(path: Path, out: Path | None = None, *, name: str) -> Path:
+    """Converts a published AffinityNet checkpoint to a maskhone weight file; returns its path.
+
+    Args:
+        path: the authors' `.pth`.
+        out: file to write; by default `<name>.safetensors` beside the input.
+        name: one of `PUBLISHED`.
+
+    Raises:
+        UsageError: unknown name.
+        WeightsError: damaged file, not plain tensors, keys of another network, or names of one
+            tensor that disagree.
+    """
+    if name not in PUBLISHED:
+        raise UsageError(f"{name!r} is no AffinityNet; known: {', '.join(PUBLISHED)}")
+    with torch.device("meta"):
+        expected = AffinityNet(PUBLISHED[name]).state_dict()
+    state = read_published(path)
+    check_keys(path, state, expected)
+    header = {
+        "name": name,
+        "method": METHOD,
+        "licence": "as published by the authors",
+        "config": {"architecture": PUBLISHED[name]},
+        "source": f"OFRIN/PuzzleCAM, {path.name}",
+    }
+    return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """Reads each tensor of a published checkpoint once, under our name.
+
+    Raises:
+        WeightsError: damaged file, not plain tensors, or names of one tensor that disagree.
+    """
+    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(_DROPPED)}
+    return remove_aliases(state, AFFINITY_ALIASES, source=str(path))
+
+
+def load_affinity_net(weights: str | Path, *, device: torch.device | None = None) -> AffinityNet:
+    """Loads an AffinityNet from a maskhone weight file, in eval mode.
+
+    Raises:
+        WeightsError: missing, damaged, or weights of another network.
+    """
+    path, state, header = open_weights(weights, METHOD)
+    network = AffinityNet(header["config"]["architecture"])
+    check_keys(path, state, network.state_dict())
+    network.load_state_dict(state)
+    return network.eval().to(device or torch.device("cpu"))
