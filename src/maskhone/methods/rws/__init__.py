@@ -1,0 +1,1 @@
+"""RWS: training on the regions that a network attends to least."""
