@@ -56,7 +56,7 @@ def load(
     Args:
         name: a key of `METHODS`, for instance `bpr`.
         weights: a maskhone weight file or the name of bundled weights; None takes the method's own.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Methods without weights run on the CPU.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Classical methods run on the CPU.
         dtype: of the matrix products: `auto`, `fp32`, `bf16`, `fp16`.
         batch_size: patches per call of the network.
         options: fields of the method's configuration, for instance `nms_iou=0.55` for BPR.
@@ -249,6 +249,18 @@ def _import_prn(path: Path, out: Path | None, *, name: str) -> Path:
     return import_checkpoint(path, out, name=name)
 
 
+def _load_perimeterfit(
+    *, weights: None, device: str, dtype: str, batch_size: int, **options: Any
+) -> Refiner:
+    """Sets the options and where to learn; it learns one picture at a time, in float32."""
+    from maskhone.engine.infer import choose_device
+    from maskhone.methods.perimeterfit.config import PerimeterFitConfig
+    from maskhone.methods.perimeterfit.refine import PerimeterFitRefiner
+
+    config = _with_options(PerimeterFitConfig(), options)
+    return PerimeterFitRefiner(config=config, device=choose_device(device))
+
+
 def _load_guided(**options: Any) -> Refiner:
     from maskhone.methods.classic.guided import GuidedRefiner
 
@@ -359,6 +371,12 @@ METHODS: dict[str, Method] = {
         },
         import_checkpoint=_import_prn,
         needs_picture=False,
+    ),
+    "perimeterfit": Method(
+        summary="PerimeterFit: weighs scores by whether the picture's own segments agree",
+        needs="nothing but scikit-image (pip install 'maskhone[wsss]'); seconds per picture",
+        use_when="soft maps that blur across the outline, such as class activation maps",
+        load=_load_perimeterfit,
     ),
     "guided": Method(
         summary="guided filter: snaps a soft mask to the edges of the picture",

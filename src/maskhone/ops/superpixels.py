@@ -79,6 +79,15 @@ SUPERPIXELS: dict[str, Callable[[Image], Labels]] = {"slic": find_slic, "quick":
 """Both by the names they have in PerimeterFit."""
 
 
+def check_installed() -> None:
+    """Refuses to go on without scikit-image, before any work is done.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    _import_segmentation()
+
+
 def _import_segmentation() -> ModuleType:
     try:
         from skimage import segmentation

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskhone.contracts import Image
+from maskhone.ops.superpixels import SUPERPIXELS
 
 Labels = NDArray[np.uint8]  # (H, W)
 
@@ -72,6 +73,55 @@ class SegmentsNet(nn.Module):
         """Returns how much each pixel is of each name."""
         out: Tensor = self.seq(x)
         return out
+
+
+def part_picture(
+    image: Image,
+    kind: str,
+    *,
+    iterations: int = 64,
+    min_labels: int = 20,
+    side_px: int = 0,
+    seed: int = SEED,
+    device: torch.device | str = "cpu",
+) -> Labels:
+    """Finds the superpixels of a picture, and with them its segments.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        kind: of superpixels, `slic` or `quick`.
+        iterations: see `find_segments`.
+        min_labels: see `find_segments`.
+        side_px: a picture with a longer side is made smaller, its labels larger again; 0 takes it
+            as it is, as published. It bounds time and memory.
+        seed: see `find_segments`.
+        device: see `find_segments`.
+
+    Returns:
+        `(H, W)` labels below 32.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    height, width = image.shape[:2]
+    scale = side_px / max(height, width) if side_px else 1.0
+    seen = image
+    if scale < 1:
+        size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+        seen = np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    superpixels = SUPERPIXELS[kind](np.ascontiguousarray(seen[..., ::-1]))
+    labels = find_segments(
+        seen,
+        superpixels,
+        iterations=iterations,
+        min_labels=min_labels,
+        seed=seed,
+        device=device,
+    )
+    if seen is image:
+        return labels
+    enlarged = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(enlarged, dtype=np.uint8)
 
 
 def find_segments(
@@ -153,7 +203,11 @@ def _learn_once(
     x: Tensor,
     superpixels: NDArray[np.integer[Any]],
 ) -> Round:
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with (
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
         out = network(x)
         labels = vote(out.detach()[0].argmax(dim=0).cpu().numpy(), superpixels)
         target = torch.from_numpy(labels.astype(np.int64))[None].to(x.device)
