@@ -105,6 +105,12 @@ def refine(
     ] = None,
     binary: Annotated[bool, typer.Option(help="Cut probabilities at one half.")] = False,
     scores: Annotated[bool, typer.Option(help="Also keep the probabilities.")] = False,
+    classes: Annotated[
+        bool,
+        typer.Option(
+            help="Files of (K, H, W) scores: also write the highest class as a label map."
+        ),
+    ] = False,
     recompute_boxes: Annotated[
         bool, typer.Option(help="COCO: write bbox and area of the refined mask.")
     ] = False,
@@ -140,6 +146,7 @@ def refine(
             max_patches=max_patches,
             binary=binary,
             scores=scores,
+            classes=classes,
             recompute_boxes=recompute_boxes,
             compare=compare,
             device=device,

@@ -3,6 +3,7 @@ import pytest
 
 from maskhone.errors import InputError
 from maskhone.ops.masks import (
+    choose_classes,
     from_scores,
     join_labels,
     split_labels,
@@ -113,3 +114,10 @@ def test_a_window_is_widened_as_far_as_the_image_goes(pixel_yx, least_px, expect
     mask[pixel_yx] = True
     down, across = surround(mask, 1, least_px=least_px)
     assert (down.start, down.stop, across.start, across.stop) == expected
+
+
+def test_classes_are_the_highest_refined_or_the_highest_before():
+    given = np.array([[[0.1], [0.3]], [[0.9], [0.7]]], dtype=np.float32)
+    refined = given / 2
+    refined[0, 0] = 0.6
+    np.testing.assert_array_equal(choose_classes(refined, given), [[0], [1]])

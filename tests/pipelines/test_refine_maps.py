@@ -170,3 +170,32 @@ def test_scores_guard_resume_and_dry_run_work_without_pictures(refine, maps, tmp
     assert "1 pictures refined, 3 done before" in said.out
     single = refine(maps / "a8.png", tmp_path / "o.png", binary=True, **{"dry-run": True})
     assert "would refine" in single.out
+
+
+def test_the_highest_class_is_written_too(refine, tmp_path):
+    scores = np.random.default_rng(0).random((3, 24, 30), dtype=np.float32)
+    softmax = scores / scores.sum(axis=0)
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", softmax)
+    np.save(tmp_path / "in" / "one.npy", softmax[0])
+    said = refine(tmp_path / "in", tmp_path / "out", classes=True)
+    assert said.code == 0, said.err
+    classes, refined = read(tmp_path / "out-classes" / "a.png"), read(tmp_path / "out" / "a.npy")
+    is_found = refined.max(axis=0) > 0.5
+    np.testing.assert_array_equal(
+        classes, np.where(is_found, refined.argmax(axis=0), softmax.argmax(axis=0))
+    )
+    assert not (tmp_path / "out-classes" / "one.png").exists()
+    said = refine(tmp_path / "in" / "a.npy", tmp_path / "b.npy", classes=True)
+    assert said.code == 0, said.err
+    np.testing.assert_array_equal(read(tmp_path / "b-classes" / "b.png"), classes)
+
+
+def test_classes_of_a_folder_of_pictures_are_refused(run_cli, tmp_path, save_picture):
+    for folder in ("images", "masks"):
+        save_picture(tmp_path / folder / "a.png", np.zeros((8, 8), dtype=np.uint8))
+    said = run_cli(
+        "refine", tmp_path / "images", tmp_path / "masks", "-o", tmp_path / "o", "--method",
+        "guided", "--classes",
+    )  # fmt: skip
+    assert (said.code, "not in folder" in said.err) == (MISUSED, True)

@@ -160,6 +160,24 @@ def join_labels(
     return joined
 
 
+def choose_classes(refined: Scores, given: Scores) -> NDArray[np.int64]:
+    """Chooses a class for each pixel from scores that were refined each against the rest.
+
+    Args:
+        refined: `(K, H, W)` in [0, 1]; they need not sum to 1.
+        given: likewise, before refinement.
+
+    Returns:
+        `(H, W)` numbers 0 to K - 1: the class of the highest refined score, and where none is above
+        one half, that of the highest score before.
+
+    Source: PatchRefineNet section 14; the rule is ours, no code was published.
+    """
+    is_found = refined.max(axis=0) > FOREGROUND
+    classes: NDArray[np.int64] = np.where(is_found, refined.argmax(axis=0), given.argmax(axis=0))
+    return classes
+
+
 def _find_kind(array: NDArray[Any], name: str) -> MaskKind:
     dtype = array.dtype.name
     if array.dtype.kind == "b":

@@ -45,6 +45,7 @@ from maskhone.data.images import MaskFile, read_image, read_mask, read_pair, wri
 from maskhone.data.score_maps import index_maps, make_blank_image
 from maskhone.errors import InputError, MaskhoneError, UsageError
 from maskhone.methods.catalogue import METHODS, load
+from maskhone.ops.masks import choose_classes
 from maskhone.pipelines.arrays import check_band, refine_scores
 from maskhone.pipelines.figure import write_comparison
 
@@ -85,6 +86,7 @@ class _Settings:
     band_px: int
     binary: bool
     scores: bool
+    classes: bool
     dtype: str
     options: Mapping[str, Any]
     version: str = field(default_factory=lambda: version("maskhone"))
@@ -144,6 +146,7 @@ def refine_files(
     max_patches: int | None = None,
     binary: bool = False,
     scores: bool = False,
+    classes: bool = False,
     recompute_boxes: bool = False,
     compare: Path | None = None,
     device: str = "auto",
@@ -173,6 +176,8 @@ def refine_files(
             option; bounds the time that large pictures take.
         binary: cut probabilities at one half.
         scores: also keep the probabilities: 16-bit PNG or float arrays, in `<output>-scores`.
+        classes: files of `(K, H, W)` scores: also write which of the K classes is highest, as a
+            label map in `<output>-classes`.
         recompute_boxes: COCO: make bbox and area follow the refined mask.
         compare: picture (one mask) or folder to write comparisons to.
         device: `auto`, `cpu`, `cuda`, `mps`.
@@ -203,6 +208,7 @@ def refine_files(
             band_px=band_px,
             binary=binary,
             scores=scores,
+            classes=classes,
             dtype=dtype,
             options={
                 **(options or {}),
@@ -221,6 +227,8 @@ def refine_files(
     form = _find_form(run, format) if masks is not None else _find_form_of_maps(run, format)
     if logits and form not in ("picture", "folder", "map", "maps"):
         raise UsageError(f"logits are read from .npy and .npz files, not from {form}")
+    if classes and form not in ("picture", "map", "maps"):
+        raise UsageError(f"classes are chosen in .npy and .npz files of scores, not in {form}")
     return _FORMS[form](run)
 
 
@@ -295,6 +303,7 @@ def _refine_mask_file(run: _Run, image: Image, mask_file: MaskFile, output: Path
     if run.settings.scores:
         path = _scores_path(output.with_suffix("")).with_suffix(output.suffix)
         write_mask(path, refined, mask_file, as_scores=True)
+    _write_classes(run, Path(output.stem), output.with_suffix(""), mask_file, refined)
     if run.compare is not None:
         write_comparison(run.compare, image, mask_file.scores, refined)
     changed = ((refined > FOREGROUND) != (mask_file.scores > FOREGROUND)).any(axis=0).mean()
@@ -325,6 +334,7 @@ def _refine_maps(run: _Run) -> RefineReport:
         name = path.relative_to(run.masks)
         if run.settings.scores:
             write_mask(_scores_path(run.output) / name, refined, mask_file, as_scores=True)
+        _write_classes(run, name, run.output, mask_file, refined)
         write_mask(run.output / name, refined, mask_file, binary=run.settings.binary)
 
     def is_done(path: Path) -> bool:
@@ -544,6 +554,18 @@ class _Journal:
 
 def _scores_path(output: Path) -> Path:
     return output.with_name(f"{output.stem if output.suffix == '.json' else output.name}-scores")
+
+
+def _write_classes(
+    run: _Run, name: Path, output: Path, mask_file: MaskFile, refined: Scores
+) -> None:
+    """Writes the class of the highest score beside the output, where a file holds several."""
+    if not (run.settings.classes and mask_file.is_stack):
+        return
+    classes = choose_classes(refined, mask_file.scores)
+    folder = output.with_name(f"{output.name}-classes")
+    dtype = np.uint8 if len(refined) <= 256 else np.uint16
+    write_image((folder / name).with_suffix(".png"), classes.astype(dtype))
 
 
 def _write_score_pictures(folder: Path, name: str, numbers: Sequence[int], scores: Scores) -> None:

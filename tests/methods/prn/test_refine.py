@@ -9,7 +9,7 @@ from maskhone.methods.catalogue import load
 from maskhone.methods.prn.config import PRESETS, PRNConfig
 from maskhone.methods.prn.merge import MERGES, merge_branches, merge_scores
 from maskhone.methods.prn.network import PRN, SPECS, choose_statistics
-from maskhone.methods.prn.refine import PRNRefiner, build_network, plan_tiles, refine_classes
+from maskhone.methods.prn.refine import PRNRefiner, build_network, plan_tiles
 
 TINY = PRNConfig(network="grid", cells=2, width=4, map_px=32)
 PICTURE = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -146,25 +146,31 @@ def test_tiles_leave_nothing_out(size_hw):
     assert (boxes[:, :2] >= 0).all()
 
 
-def test_classes_are_the_highest_refined_or_the_highest_before():
-    class Halves:
-        """Moves each score towards one half, but the first class to 0.6 in the first row."""
-
-        def refine(self, image, masks):
-            refined = masks / 2
-            refined[0, 0] = 0.6
-            return refined
-
-    scores = np.array([[[0.1], [0.3]], [[0.9], [0.7]]], dtype=np.float32)
-    np.testing.assert_array_equal(refine_classes(Halves(), scores), [[0], [1]])
+RESIDUAL = replace(TINY, residual=True, merge="mean")
 
 
-def test_classes_are_refined_by_one_network(network):
-    logits = np.random.default_rng(0).random((4, 20, 24))
-    scores = (logits / logits.sum(axis=0)).astype(np.float32)
-    labels = refine_classes(PRNRefiner(network=network, config=TINY), scores)
-    assert labels.shape == (20, 24)
-    assert set(np.unique(labels)) <= set(range(4))
+def test_a_new_residual_network_changes_nothing(maps):
+    refiner = PRNRefiner(network=PRN(RESIDUAL.spec).eval(), config=RESIDUAL)
+    wide = np.random.default_rng(0).uniform(0.02, 0.98, (2, 50, 70)).astype(np.float32)
+    np.testing.assert_allclose(refiner.refine(None, wide), wide, atol=1e-5)
+
+
+def test_a_change_is_brought_to_the_maps_own_size():
+    """A network that adds 1 to every logit does so to every pixel; fine detail stays."""
+    network = PRN(RESIDUAL.spec).eval()
+    for name in RESIDUAL.spec.head_names:
+        torch.nn.init.ones_(network.get_submodule(name)[0].bias)
+    wide = np.random.default_rng(0).uniform(0.1, 0.9, (1, 50, 70)).astype(np.float32)
+    refined = PRNRefiner(network=network, config=RESIDUAL).refine(None, wide)
+    np.testing.assert_allclose(refined, 1 / (1 + (1 - wide) / wide / np.e), atol=1e-4)
+
+
+def test_the_global_map_alone_needs_no_cells(network, maps):
+    wanted, local = network(torch.from_numpy(maps[:, None]))
+    assert local is not None
+    found, none = network(torch.from_numpy(maps[:, None]), needs_local=False)
+    assert none is None
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -193,6 +199,7 @@ def test_published_weights_have_the_slip_of_the_seventh_row_and_new_ones_do_not(
         ({"merge": "best"}, "merge"),
         ({"bn": "train"}, "bn"),
         ({"resize": "cubic"}, "resize"),
+        ({"residual": True}, "adds a rim"),
     ],
 )
 def test_contradictions_are_refused_by_name(options, word):

@@ -99,6 +99,43 @@ def test_training_beats_the_base_model_on_held_out_maps(make_maps, tmp_path):
     assert np.mean(after) > np.mean(before) + 0.2
 
 
+def read_validations(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["validation"] for line in lines if "validation" in line}
+
+
+SMALL_RECIPE = {
+    "width": 8, "map_px": 64, "bn": "batch", "residual": True, "loss": "overlap", "watch": "iou",
+    "rate": "polynomial", "merge": "global", "epoch_iterations": 10,
+}  # fmt: skip
+
+
+def test_a_residual_training_begins_with_the_base_model_and_gets_better(make_maps, tmp_path):
+    table = {**TABLE, **SMALL_RECIPE, **make_maps(12), "iterations": 30, "checkpoint_every": 30}
+    train(table, out_dir=tmp_path / "run")
+    found = read_validations(tmp_path / "run")
+    assert found[0]["iou"] == pytest.approx(found[0]["iou_before"])
+    assert found[30]["iou"] > found[0]["iou"] + 0.05
+
+
+def test_a_training_that_only_harms_gives_back_the_base_model(make_maps, tmp_path):
+    maps = make_maps(4)
+    table = {**TABLE, **SMALL_RECIPE, **maps, "scores": maps["targets"], "learning_rate": 10.0,
+             "min_learning_rate": 10.0, "iterations": 6, "epoch_iterations": 3}  # fmt: skip
+    refiner = load("prn", weights=train(table, out_dir=tmp_path / "run"), device="cpu")
+    found = read_validations(tmp_path / "run")
+    assert max(found[step]["iou"] for step in (3, 6)) < found[0]["iou"] == 1
+    maps = np.random.default_rng(0).uniform(0.02, 0.98, (1, 64, 64)).astype(np.float32)
+    np.testing.assert_allclose(refiner.refine(None, maps), maps, atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", [{}, SMALL_RECIPE])
+def test_the_first_weights_compete_only_where_they_mean_something(maps, tmp_path, extra):
+    table = {**TABLE, **maps, **extra, "iterations": 1, "epoch_iterations": 1}
+    train(table, out_dir=tmp_path / "run")
+    assert (0 in read_validations(tmp_path / "run")) == bool(extra)
+
+
 @pytest.mark.parametrize("watch", ["iou", "training"])
 def test_a_stopped_training_ends_with_the_same_weights(maps, tmp_path, watch):
     """At a rate that makes bad epochs: it goes back to the best weights before and after."""
@@ -360,7 +397,8 @@ def test_two_maps_of_one_name_and_no_maps_are_refused(maps, tmp_path):
             split_items(TrainingData(**{**maps, "scores": str(tmp_path / folder)}), seed=0)
 
 
-def test_the_loss_is_that_of_prediction_against_label():
+@pytest.mark.parametrize("loss", ["published", "overlap"])
+def test_the_loss_is_that_of_prediction_against_label(loss):
     """The other way round, as in the shipped program, gradients are infinite."""
 
     class Says(torch.nn.Module):
@@ -374,7 +412,7 @@ def test_the_loss_is_that_of_prediction_against_label():
     truth = torch.from_numpy(draw_biased_map(np.random.default_rng(0), 32)[1]).float()[None, None]
     batch = {"scores": truth, "label": truth, "truth": truth}
     right, wrong = (Says(sign * 8 * (truth - 0.5)) for sign in (1, -1))
-    found = [make_loss(CONFIG)(network, batch) for network in (right, wrong)]
+    found = [make_loss(CONFIG, loss)(network, batch) for network in (right, wrong)]
     assert found[0]["loss"] < 0.2 < found[1]["loss"]
     assert (found[0]["iou_truth"], found[0]["iou_label"]) == (1, 1)
     found[1]["loss"].backward()

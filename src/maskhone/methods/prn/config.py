@@ -72,6 +72,8 @@ class PRNConfig:
         _require(is_fit, "map_px", self.map_px, expected)
         if self.network == "p0":
             _require(self.merge in ("published", "global"), "merge", self.merge, "global for p0")
+        if self.residual and self.network != "p0":
+            _require(self.merge != "published", "merge", self.merge, _NO_RIM)
         is_whole = self.network == "p64" or not self.has_row_quirk
         _require(is_whole, "has_row_quirk", self.has_row_quirk, "false: only p64 has it")
 
@@ -88,6 +90,9 @@ class PRNConfig:
         Source: PatchRefineNet section 2.2.
         """
         return self.cells if self.network == "grid" else _LABEL_CELLS[self.network]
+
+
+_NO_RIM = "another one with residual: the published merge adds a rim to what did not change"
 
 
 def _require(is_met: bool, name: str, received: object, expected: str) -> None:

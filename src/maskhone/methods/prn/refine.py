@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskhone.contracts import FOREGROUND, Boxes, Image, Refiner, Scores
-from maskhone.data.score_maps import make_blank_image
+from maskhone.contracts import Boxes, Image, Scores
 from maskhone.engine.infer import limit_batch, run_batched
 from maskhone.errors import WeightsError
 from maskhone.methods.prn.config import PRNConfig
@@ -165,25 +164,6 @@ def resize_map(
         return scores_HW
     resized = cv2.resize(np.ascontiguousarray(scores_HW), size_hw[::-1], interpolation=_RULES[rule])
     return np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
-
-
-def refine_classes(refiner: Refiner, scores: Scores) -> NDArray[np.int64]:
-    """Refines the maps of classes that exclude one another, each against the rest.
-
-    Args:
-        refiner: one network for all classes: it knows maps, not classes.
-        scores: `(K, H, W)` softmax probabilities.
-
-    Returns:
-        `(H, W)` numbers 0 to K - 1: the class of the highest refined score, and where none is above
-        one half, that of the highest score before.
-
-    Source: PatchRefineNet section 14; the rule is ours, no code was published.
-    """
-    refined = refiner.refine(make_blank_image(scores.shape[1:]), scores)
-    is_found = refined.max(axis=0) > FOREGROUND
-    labels: NDArray[np.int64] = np.where(is_found, refined.argmax(axis=0), scores.argmax(axis=0))
-    return labels
 
 
 def build_network(state: Mapping[str, Tensor], config: PRNConfig, *, source: str) -> PRN:
