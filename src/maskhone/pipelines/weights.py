@@ -8,6 +8,9 @@ from maskhone.methods.catalogue import import_weights as import_refiner
 from maskhone.methods.catalogue import list_published
 from maskhone.segmenters.catalogue import CLASS_SEGMENTERS, SEGMENTERS
 
+AFFINITY_NET = "affinitynet"
+"""AffinityNet's checkpoints are imported by this name; their files go by names of all kinds."""
+
 
 def import_weights(path: Path, out: Path | None = None, *, name: str | None = None) -> Path:
     """Converts an authors' checkpoint to a maskhone weight file; returns its path.
@@ -32,17 +35,17 @@ def import_weights(path: Path, out: Path | None = None, *, name: str | None = No
         from maskhone.pipelines.segmenters import import_class_model
 
         return import_class_model(path, out, name=wanted)
-    affinity_nets = list_affinity_nets()
-    if wanted in affinity_nets:
+    if wanted == AFFINITY_NET:
         from maskhone.methods.perimeterfit.convert import import_checkpoint
 
-        return import_checkpoint(path, out, name=wanted)
+        return import_checkpoint(path, out)
     refiners = list_published()
     is_known = path.name in {Path(file).name for file in refiners}
+    known = [*refiners.values(), *SEGMENTERS, *CLASS_SEGMENTERS, AFFINITY_NET]
     if wanted not in refiners.values() and (name or not is_known):
         raise UsageError(
             f"{name or path.name}: not one of the released files or names; say what it is with "
-            f"--name: {', '.join([*refiners.values(), *SEGMENTERS, *CLASS_SEGMENTERS, *affinity_nets])}"
+            f"--name: {', '.join(known)}"
         )
     return import_refiner(path, out, name=name)
 
@@ -57,19 +60,10 @@ def list_importable() -> dict[str, str]:
     files = {ours: file for file, ours in list_published().items()}
     files |= {ours: model.published for ours, model in SEGMENTERS.items()}
     files |= {ours: m.published or "FILE.pth" for ours, m in CLASS_SEGMENTERS.items()}
+    files[AFFINITY_NET] = "FILE.pth"
     count = Counter(Path(file).name for file in files.values())
-    commands = {
+    return {
         name: f"maskhone weights import {file}"
         + (f" --name {name}" if count[Path(file).name] > 1 or file == "FILE.pth" else "")
         for name, file in files.items()
     }
-    for name in list_affinity_nets():
-        commands[name] = f"maskhone weights import FILE.pth --name {name}"
-    return commands
-
-
-def list_affinity_nets() -> list[str]:
-    """Lists our names of published AffinityNets, whose files go by names of all kinds."""
-    from maskhone.methods.perimeterfit.convert import PUBLISHED
-
-    return list(PUBLISHED)

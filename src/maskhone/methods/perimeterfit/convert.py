@@ -18,49 +18,45 @@ from torch import Tensor
 
 from maskhone.engine.checkpoints import check_keys, read_state_dict
 from maskhone.engine.weights import open_weights, save_weights
-from maskhone.errors import UsageError
+from maskhone.errors import WeightsError
 from maskhone.methods.perimeterfit.network import AffinityNet
-from maskhone.nn.resnest import RESNEST_COUNTS
+from maskhone.nn.backbones import ARCHITECTURES, find_architecture
 from maskhone.segmenters.aliases import AFFINITY_ALIASES, remove_aliases
 
 METHOD = "affinitynet"
 """What weight files of AffinityNet say they are of."""
 
-PUBLISHED = {
-    f"{METHOD}_{architecture}": architecture for architecture in (*RESNEST_COUNTS, "resnet50")
-}
-"""Our names of published networks, and their backbones; the files go by names of all kinds."""
-
 _DROPPED = "path_indices_"
 
 
-def import_checkpoint(path: Path, out: Path | None = None, *, name: str) -> Path:
+def import_checkpoint(path: Path, out: Path | None = None) -> Path:
     """Converts a published AffinityNet checkpoint to a maskhone weight file; returns its path.
 
     Args:
-        path: the authors' `.pth`.
-        out: file to write; by default `<name>.safetensors` beside the input.
-        name: one of `PUBLISHED`.
+        path: the authors' `.pth`; its tensors tell the backbone.
+        out: file to write; by default `affinitynet.safetensors` beside the input.
 
     Raises:
-        UsageError: unknown name.
         WeightsError: damaged file, not plain tensors, keys of another network, or names of one
             tensor that disagree.
     """
-    if name not in PUBLISHED:
-        raise UsageError(f"{name!r} is no AffinityNet; known: {', '.join(PUBLISHED)}")
-    with torch.device("meta"):
-        expected = AffinityNet(PUBLISHED[name]).state_dict()
     state = read_published(path)
+    architecture = find_architecture(state, prefix="model.")
+    if architecture is None:
+        raise WeightsError(
+            f"{path}: not an AffinityNet; expected one on any of {', '.join(ARCHITECTURES)}"
+        )
+    with torch.device("meta"):
+        expected = AffinityNet(architecture).state_dict()
     check_keys(path, state, expected)
     header = {
-        "name": name,
+        "name": METHOD,
         "method": METHOD,
         "licence": "as published by the authors",
-        "config": {"architecture": PUBLISHED[name]},
+        "config": {"architecture": architecture},
         "source": f"OFRIN/PuzzleCAM, {path.name}",
     }
-    return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)
+    return save_weights(out or path.with_name(f"{METHOD}.safetensors"), state, header, half=False)
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
