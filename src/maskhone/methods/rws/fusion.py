@@ -124,7 +124,7 @@ def compare_heat(
         >>> large = np.array([[[0.2]], [[0.8]]], dtype=np.float32)
         >>> use, share, _ = compare_heat(large, np.ones_like(large))
         >>> use.ravel().tolist(), round(float(share[0, 0, 0]), 3)
-        ([True, True], 0.2)
+        ([True, False], 0.2)
     """
     best_large, best_small = large.max(axis=0), small.max(axis=0)
     is_relatively_more = small / (best_small + _DELTA) > large / (best_large + _DELTA)
