@@ -16,6 +16,7 @@ from maskhone.methods.perimeterfit.labels import label_maps, make_affinity_label
 from maskhone.methods.perimeterfit.network import AffinityNet, find_edges, predict_edges
 from maskhone.methods.perimeterfit.pairs import PathIndex, index_paths, measure_affinities
 from maskhone.methods.perimeterfit.walk import enlarge, pad_edges, walk
+from maskhone.segmenters.aliases import AFFINITY_ALIASES, add_aliases
 
 METHOD = "perimeterfit"
 IMAGE = "_image"  # how the names of the pictures in a fixture end
@@ -218,6 +219,8 @@ def test_a_published_checkpoint_is_read_whole(fixture: Fixture, tmp_path: Path) 
     assert network.architecture == architecture_of(fixture)
     ours = network.state_dict()
     assert list(ours) == list(drawn)
+    names = [key for key in published if not key.startswith("path_indices_")]
+    assert list(add_aliases(ours, AFFINITY_ALIASES)) == names
     assert all(torch.equal(ours[key], value) for key, value in drawn.items())
 
 
@@ -238,6 +241,9 @@ def test_the_network_finds_the_published_edges(fixture: Fixture) -> None:
     size = re.search(r"size=\((\d+), (\d+)\)", text)
     assert size
     index = index_paths(int(number_after(text, "radius")), (int(size[1]), int(size[2])))
+    buffers = [shape for key, shape, _ in manifest["state_dict"] if key.startswith("path_indices_")]
+    groups = group_by_length(index)
+    assert [list(indices_of(index, group).shape) for group in groups] == buffers
     affinities = measure_affinities(logits.sigmoid()[:, 0], index)
     np.testing.assert_allclose(affinities, stored.pop("aff"), **manifest["tolerance"])
 
