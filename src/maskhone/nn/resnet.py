@@ -132,10 +132,12 @@ class ResNet(nn.Module):
 
 
 def initialise_convolutions(network: nn.Module) -> None:
-    """Draws every convolution anew by Kaiming's rule on its outputs, in place."""
+    """Draws every convolution anew by Kaiming's rule on its outputs in a group, in place."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            channels, _, height, width = module.weight.shape
+            fan_out = channels // module.groups * height * width
+            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
 
 
 def make_stage(

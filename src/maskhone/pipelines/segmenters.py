@@ -1,7 +1,8 @@
 """Base models and their weight files: the authors' checkpoints in, segmenters out.
 
 Our modules carry the published names, so no key is renamed; a wrapper (`state_dict`, `model`) and
-the prefix `module.` are taken away.
+the prefix `module.` are taken away. The classifier's and DeepLabv3+'s tensors stand in their files
+under two names; the table of these is in `maskhone.segmenters.aliases`.
 
 Key tables of the ImageNet starts. Left torchvision's key, right ours:
 
@@ -19,11 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from maskhone.contracts import Segmenter
+from maskhone.data.files import replace_when_done
 from maskhone.engine.checkpoints import check_keys, read_state_dict
 from maskhone.engine.infer import choose_device, choose_dtype
 from maskhone.engine.weights import find_weights, load_weights, save_weights
 from maskhone.errors import UsageError, WeightsError
-from maskhone.segmenters.catalogue import SEGMENTERS, build_network, make_segmenter
+from maskhone.segmenters.aliases import add_aliases, remove_aliases
+from maskhone.segmenters.catalogue import (
+    CLASS_SEGMENTERS,
+    SEGMENTERS,
+    build_network,
+    make_segmenter,
+)
+from maskhone.segmenters.class_models import ClassModel, describe_tensors
+from maskhone.segmenters.classifier import Classifier
+from maskhone.segmenters.deeplabv3plus import DeepLabV3Plus
 
 _IMAGENET_KEYS = {
     "dlinknet34": (
@@ -101,6 +112,115 @@ def import_segmenter(path: Path, out: Path | None = None, *, name: str) -> Path:
     return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)
 
 
+def import_class_model(path: Path, out: Path | None = None, *, name: str) -> Path:
+    """Converts a published classifier or DeepLabv3+ to a maskhone weight file; returns its path.
+
+    Every tensor's second name is held to the first and left out; the body and the number of
+    classes are told by the tensors.
+
+    Args:
+        path: the authors' `.pth`.
+        out: file to write; by default `<name>.safetensors` beside the input.
+        name: a key of `CLASS_SEGMENTERS`.
+
+    Raises:
+        UsageError: unknown name.
+        WeightsError: damaged file, not plain tensors, or keys of another network.
+    """
+    _check_class_name(name)
+    state = remove_aliases(read_state_dict(path), source=str(path))
+    model = describe_tensors(state, source=str(path))
+    if model.kind != name:
+        raise WeightsError(f"{path}: these are weights of {model.kind}, not of {name}")
+    with torch.device("meta"):
+        expected = model.build().state_dict()
+    check_keys(path, state, expected)
+    header = {
+        "name": name,
+        "method": name,
+        "licence": "as published by the authors",
+        "config": model.to_config(),
+        "source": f"OFRIN/PuzzleCAM, {path.name}",
+        "data": CLASS_SEGMENTERS[name].data,
+    }
+    return save_weights(out or path.with_name(f"{name}.safetensors"), state, header, half=False)
+
+
+def export_class_model(weights: str | Path, out: Path) -> Path:
+    """Writes a classifier or DeepLabv3+ as the original scripts read it; returns the path.
+
+    Every tensor of the body stands there under both of its names.
+
+    Args:
+        weights: a maskhone weight file.
+        out: the `.pth` to write.
+
+    Raises:
+        WeightsError: missing, damaged, or weights of another network.
+    """
+    network = load_class_model(weights)
+    with replace_when_done(out) as unfinished:
+        torch.save(add_aliases(network.state_dict()), unfinished)
+    return out
+
+
+def load_class_model(
+    weights: str | Path, *, name: str | None = None, device: str = "auto"
+) -> Classifier | DeepLabV3Plus:
+    """Loads a classifier or DeepLabv3+ ready for inference.
+
+    Args:
+        weights: a maskhone weight file.
+        name: what it has to be, a key of `CLASS_SEGMENTERS`; None takes either.
+        device: `auto`, `cpu`, `cuda`, ...
+
+    Returns:
+        The network in eval mode, frozen, on the device.
+
+    Raises:
+        UsageError: unknown name or device.
+        WeightsError: the weights are missing, damaged or of another network.
+    """
+    if name is not None:
+        _check_class_name(name)
+    path = find_weights(weights)
+    state, header = load_weights(path)
+    method = header.get("method")
+    if method not in CLASS_SEGMENTERS or name not in (None, method):
+        expected = name or f"one of {', '.join(CLASS_SEGMENTERS)}"
+        raise WeightsError(f"{path}: these are weights of {method}, not of {expected}")
+    try:
+        network = ClassModel(kind=str(method), **header.get("config", {})).build()
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, UsageError) as error:
+        raise WeightsError(f"{path}: these are not the weights of {method}: {error}") from error
+    return network.eval().requires_grad_(False).to(choose_device(device))
+
+
+def load_class_segmenter(
+    weights: str | Path, *, name: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> Segmenter:
+    """Loads a classifier or DeepLabv3+ as a segmenter of several classes.
+
+    Args:
+        weights: a maskhone weight file.
+        name: what it has to be, a key of `CLASS_SEGMENTERS`; None takes either.
+        device: `auto`, `cpu`, `cuda`, ...
+        dtype: of the matrix products: `auto`, `fp32`, `bf16`, `fp16`.
+
+    Returns:
+        An object with `segment(image) -> (C, H, W) scores`.
+
+    Raises:
+        UsageError: unknown name, device or dtype.
+        WeightsError: the weights are missing, damaged or of another network.
+    """
+    network = load_class_model(weights, name=name, device=device)
+    chosen = choose_device(device)
+    kind = "classifier" if isinstance(network, Classifier) else "deeplabv3plus"
+    return CLASS_SEGMENTERS[kind].wrap(network, device=chosen, dtype=choose_dtype(dtype, chosen))
+
+
 def load_imagenet_start(network: nn.Module, name: str, path: Path) -> None:
     """Copies torchvision's ResNet-34 or VGG-16 into the encoder of a base model, in place.
 
@@ -130,6 +250,11 @@ def load_imagenet_start(network: nn.Module, name: str, path: Path) -> None:
     }
     check_keys(path, found, expected)
     network.load_state_dict(found, strict=False)
+
+
+def _check_class_name(name: str) -> None:
+    if name not in CLASS_SEGMENTERS:
+        raise UsageError(f"unknown network {name!r}; known: {', '.join(CLASS_SEGMENTERS)}")
 
 
 def _rename(key: str, table: tuple[tuple[str, str], ...]) -> str:

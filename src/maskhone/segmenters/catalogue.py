@@ -34,6 +34,23 @@ class BaseModel:
     wrap: Callable[..., Segmenter]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassSegmenter:
+    """A network for several classes, whose body and number of classes its weights tell.
+
+    Attributes:
+        summary: what it scores, in a line.
+        data: what the published weights were trained on.
+        published: name of the authors' file; empty where they go by names of all kinds.
+        wrap: makes the segmenter from a network and keywords `device` and `dtype`.
+    """
+
+    summary: str
+    data: str
+    published: str
+    wrap: Callable[..., Segmenter]
+
+
 def make_segmenter(
     name: str,
     state: "Mapping[str, Tensor]",
@@ -115,6 +132,18 @@ def _wrap_resunetpp(network: Any, **options: Any) -> Segmenter:
     return ResUNetPlusPlusSegmenter(network=network, **options)
 
 
+def _wrap_classifier(network: Any, **options: Any) -> Segmenter:
+    from maskhone.segmenters.classifier import ClassifierSegmenter
+
+    return ClassifierSegmenter(network=network, **options)
+
+
+def _wrap_deeplab(network: Any, **options: Any) -> Segmenter:
+    from maskhone.segmenters.deeplabv3plus import DeepLabSegmenter
+
+    return DeepLabSegmenter(network=network, **options)
+
+
 SEGMENTERS: dict[str, BaseModel] = {
     "dlinknet34": BaseModel(
         summary="D-LinkNet34: roads in aerial pictures",
@@ -136,5 +165,20 @@ SEGMENTERS: dict[str, BaseModel] = {
         published="resunetplusplus_weights.th",
         build=_build_resunetpp,
         wrap=_wrap_resunetpp,
+    ),
+}
+
+CLASS_SEGMENTERS: dict[str, ClassSegmenter] = {
+    "classifier": ClassSegmenter(
+        summary="Puzzle-CAM's classifier: class maps learned from image labels",
+        data="PASCAL VOC 2012, image labels",
+        published="ResNeSt101@Puzzle@optimal.pth",
+        wrap=_wrap_classifier,
+    ),
+    "deeplabv3plus": ClassSegmenter(
+        summary="DeepLabv3+ trained on pseudo labels",
+        data="PASCAL VOC 2012, image labels",
+        published="",
+        wrap=_wrap_deeplab,
     ),
 }
