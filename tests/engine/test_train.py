@@ -6,7 +6,7 @@ from torch import nn
 
 from maskhone.engine.epochs import Epochs
 from maskhone.engine.plateau import PlateauRule
-from maskhone.engine.train import Schedule, fit, poly_learning_rate
+from maskhone.engine.train import ParameterGroup, Schedule, fit, poly_learning_rate
 from maskhone.errors import InputError, UsageError
 
 
@@ -264,3 +264,63 @@ def test_a_run_without_epochs_cannot_go_on_by_epochs(tmp_path):
 def test_an_epoch_has_steps():
     with pytest.raises(UsageError, match="an epoch has 0 steps"):
         Epochs(iterations=0, rule=RULE)
+
+
+def make_groups(network):
+    return [
+        ParameterGroup(parameters=(network.weight,), weight_decay=0.5),
+        ParameterGroup(parameters=(network.bias,), rate_factor=2.0, weight_decay=0.0),
+        ParameterGroup(parameters=()),
+    ]
+
+
+def test_groups_have_rates_and_decays_of_their_own(tmp_path):
+    network = make_network()
+    weight, bias = network.weight.item(), network.bias.item()
+    error = bias + weight - 2  # of the sample 1, whose right answer is 2
+    schedule = Schedule(
+        iterations=1, batch_size=1, learning_rate=0.01, momentum=0.0, weight_decay=9.0, workers=0
+    )
+    train(tmp_path, schedule=schedule, network=network, samples={0: 1.0}, groups=make_groups)
+    assert network.weight.item() == pytest.approx(weight - 0.01 * (2 * error + 0.5 * weight))
+    assert network.bias.item() == pytest.approx(bias - 0.02 * 2 * error)
+
+
+def test_a_resumed_run_keeps_the_rates_of_its_groups(tmp_path):
+    schedule = Schedule(
+        iterations=6, batch_size=2, checkpoint_every=3, momentum=0.3, nesterov=True, workers=0
+    )
+    whole = train(tmp_path / "whole", schedule=schedule, groups=make_groups)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", schedule=schedule, groups=make_groups, on_progress=stop_at(5))
+    resumed = train(tmp_path / "parts", schedule=schedule, groups=make_groups, resume=True)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.bias, whole.bias)
+
+
+def test_parameters_without_a_group_are_not_trained(tmp_path):
+    network = train(tmp_path, groups=lambda network: [ParameterGroup(parameters=(network.weight,))])
+    assert torch.equal(network.bias, make_network().bias)
+    assert not torch.equal(network.weight, make_network().weight)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 1.0},
+        {"nesterov": True, "momentum": 0.0},
+        {"nesterov": True, "optimizer": "adam"},
+    ],
+)
+def test_momentum_that_cannot_be_is_refused(options):
+    with pytest.raises(UsageError, match=r"momentum|nesterov"):
+        Schedule(iterations=1, batch_size=1, **options)
+
+
+def test_a_rate_of_ones_own_is_followed(tmp_path):
+    schedule = Schedule(iterations=2, batch_size=2, momentum=0.0, weight_decay=0.0, workers=0)
+    rates = {0: 0.5, 1: 0.0}
+    trained = train(tmp_path, schedule=schedule, rate_of=rates.__getitem__)
+    network = make_network()
+    loss_of(network, collate([0.0, 1.0]))["loss"].backward()
+    torch.testing.assert_close(trained.weight, network.weight - 0.5 * network.weight.grad)

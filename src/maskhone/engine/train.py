@@ -8,7 +8,7 @@ loader processes.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,6 +30,24 @@ Collate = Callable[[list[Any]], Batch]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that are trained in one way.
+
+    Attributes:
+        parameters: of the network.
+        rate_factor: by which the schedule's rate is multiplied.
+        weight_decay: None takes the schedule's.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    rate_factor: float = 1.0
+    weight_decay: float | None = None
+
+
+Groups = Callable[[nn.Module], Sequence[ParameterGroup]]
+
+
 class SampleSource(Protocol):
     """A data set without an end: any index gives a sample, and always the same one."""
 
@@ -37,6 +55,8 @@ class SampleSource(Protocol):
         """Returns sample number `index`."""
         ...
 
+
+_RATE_FACTOR = "rate_factor"
 
 _POSITIVE = (
     "iterations",
@@ -55,7 +75,9 @@ class Schedule:
     Attributes:
         iterations: optimiser steps.
         batch_size: items of the data set per step, over all processes.
-        optimizer: `sgd` (momentum 0.9), `adam` or `adamw`.
+        optimizer: `sgd`, `adam` or `adamw`.
+        momentum: of `sgd`.
+        nesterov: look ahead along the momentum, with `sgd`.
         learning_rate: at the start, after the warm-up.
         min_learning_rate: at the end.
         power: of the polynomial decay.
@@ -63,7 +85,7 @@ class Schedule:
             and does not fall otherwise.
         milestone_factor: see `milestones`.
         warmup_iterations: steps over which the rate rises linearly from zero.
-        weight_decay: on all parameters.
+        weight_decay: on all parameters, unless their group has its own.
         clip_norm: largest gradient norm; 0 does not clip.
         precision: `fp32` or `bf16` autocast.
         seed: of the weights and of the data.
@@ -76,6 +98,8 @@ class Schedule:
     iterations: int
     batch_size: int
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
     learning_rate: float = 0.01
     min_learning_rate: float = 1e-4
     power: float = 0.9
@@ -97,6 +121,10 @@ class Schedule:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected more than 0")
         if self.optimizer not in ("sgd", "adam", "adamw"):
             raise UsageError(f"optimizer is {self.optimizer!r}; expected sgd, adam or adamw")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum is {self.momentum}; expected 0 or more, below 1")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise UsageError('nesterov goes with optimizer = "sgd" and a momentum above 0')
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision is {self.precision!r}; expected fp32 or bf16")
 
@@ -136,6 +164,8 @@ def fit(
     validate: Validate | None = None,
     epochs: Epochs | None = None,
     syncs_norms: bool = True,
+    groups: Groups | None = None,
+    rate_of: Callable[[int], float] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Trains a network in place and returns it; checkpoints and a log go to `out_dir`.
@@ -152,6 +182,8 @@ def fit(
         epochs: when given, `validate` runs at the end of each epoch, the best weights are returned,
             and a rule may set the rate and stop early.
         syncs_norms: with several processes, batch normalisation sees the batches of all.
+        groups: which parameters are trained, and how; None trains all alike.
+        rate_of: when given, the rate of each step, in place of the schedule's.
         on_progress: called with finished and planned steps.
 
     Under `accelerate launch` every process takes its share of each batch.
@@ -159,7 +191,7 @@ def fit(
     accelerator = _make_accelerator(schedule.precision)
     if accelerator.num_processes > 1 and syncs_norms:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    optimizer = _make_optimizer(network, schedule)
+    optimizer = _make_optimizer(network, schedule, groups)
     network, optimizer = accelerator.prepare(network, optimizer)
     bare: nn.Module = accelerator.unwrap_model(network)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -174,7 +206,7 @@ def fit(
         if watch and watch.epochs.rule:
             rate = watch.plateau.learning_rate
         else:
-            rate = learning_rate(schedule, step)
+            rate = rate_of(step) if rate_of else learning_rate(schedule, step)
         _set_learning_rate(optimizer, rate)
         with accelerator.autocast():
             found = loss_of(network, batch)
@@ -255,21 +287,33 @@ def _make_accelerator(precision: str) -> Any:
     return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
 
 
-def _make_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+def _make_optimizer(
+    network: nn.Module, schedule: Schedule, groups: Groups | None
+) -> torch.optim.Optimizer:
+    parameters = network.parameters() if groups is None else _list_groups(groups(network))
+    rate, decay = schedule.learning_rate, schedule.weight_decay
     if schedule.optimizer == "adam":
-        return torch.optim.Adam(
-            network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-        )
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(
-            network.parameters(),
-            lr=schedule.learning_rate,
-            momentum=0.9,
-            weight_decay=schedule.weight_decay,
+            parameters,
+            lr=rate,
+            momentum=schedule.momentum,
+            nesterov=schedule.nesterov,
+            weight_decay=decay,
         )
-    return torch.optim.AdamW(
-        network.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+
+
+def _list_groups(groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
+    """Lists what a torch optimizer takes; the factor of the rate is kept in the groups."""
+    listed = []
+    for group in groups:
+        own = {} if group.weight_decay is None else {"weight_decay": group.weight_decay}
+        if group.parameters:
+            named = {"params": list(group.parameters), _RATE_FACTOR: group.rate_factor}
+            listed.append({**named, **own})
+    return listed
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -296,7 +340,7 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_RATE_FACTOR, 1.0)
 
 
 class _Numbered(Dataset[Any]):
