@@ -9,7 +9,7 @@ from maskhone.errors import InputError, UsageError
 from maskhone.methods.catalogue import METHODS
 from maskhone.segmenters.catalogue import SEGMENTERS
 
-PIPELINES = ("prn-pipeline",)
+PIPELINES = ("prn-pipeline", "prn-few-shot")
 """Methods that are several trainings in a row."""
 
 
@@ -39,21 +39,36 @@ def train_recipe(
     table = {**read_recipe(recipe), **(options or {})}
     method = table.get("method")
     if method in PIPELINES:
-        from maskhone.pipelines.prn import train as train_stages
-
-        lines = train_stages(
-            table,
-            out_dir=output,
-            read_recipe=lambda named: read_named_recipe(named, beside=recipe),
-            dry_run=dry_run,
-            on_progress=on_progress,
-        )
+        lines = _train_pipeline(table, recipe, output, dry_run=dry_run, on_progress=on_progress)
         return lines if not dry_run else _say_in_order(recipe)
     train = _find_trainer(method, recipe)
     if not resume and not dry_run and (output / "checkpoint.pt").exists():
         raise UsageError(f"{output}: holds a run already; go on with --resume or name another")
     weights = train(table, out_dir=output, resume=resume, dry_run=dry_run, on_progress=on_progress)
     return _say_in_order(recipe) if dry_run else f"wrote {weights}"
+
+
+def _train_pipeline(
+    table: Mapping[str, Any],
+    recipe: Path,
+    output: Path,
+    *,
+    dry_run: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> str:
+    if table["method"] == "prn-few-shot":
+        from maskhone.pipelines.prn_few_shot import train as train_few_shot
+
+        return train_few_shot(table, out_dir=output, dry_run=dry_run, on_progress=on_progress)
+    from maskhone.pipelines.prn import train as train_stages
+
+    return train_stages(
+        table,
+        out_dir=output,
+        read_recipe=lambda named: read_named_recipe(named, beside=recipe),
+        dry_run=dry_run,
+        on_progress=on_progress,
+    )
 
 
 def list_trainable() -> list[str]:
