@@ -81,7 +81,7 @@ def make_cams(
 ) -> Cams:
     """Finds where the classes of a picture are, over several sizes and mirror images.
 
-    Memory grows with the area of the largest scale: about 1.2 kB for each of its pixels.
+    Memory grows with the area of the largest scale: about 0.7 kB for each of its pixels.
 
     Args:
         network: in eval mode, on `device`.
