@@ -23,8 +23,8 @@ class PerimeterFitConfig:
         iterations: steps of learning the segments, at most; 64 as published.
         min_labels: learning stops when fewer labels are left; 20 as published.
         side_px: longer side of the picture in which segments are learnt; larger ones are made
-            smaller. 0 = as they are, as published. What superpixels look like goes by pixels, and
-            the published settings were chosen for pictures of 500 px.
+            smaller. 0 = as they are, as published. Ours: 320 did no worse than 512, in a third of
+            the time.
         slic_support: a class's support is where its map lies above this; 0.05 as published.
         quick_support: the same for the other segments; 0 as published.
         factor: of the odds of a pixel: times it where the fits agree, divided by it elsewhere.
@@ -37,7 +37,7 @@ class PerimeterFitConfig:
     form: Literal["lossless", "published"] = "lossless"
     iterations: int = 64
     min_labels: int = 20
-    side_px: int = 512
+    side_px: int = 320
     slic_support: float = 0.05
     quick_support: float = 0.0
     factor: float = 2.0
