@@ -132,36 +132,6 @@ def build_like(backbone: str, state: Mapping[str, Tensor]) -> DeepLabV3:
     return DeepLabV3(backbone, len(bias), has_auxiliary=has_auxiliary)
 
 
-def load_matching(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Copies released weights into a network of any number of classes, in place.
-
-    The last layers of both heads stay as they are where the number of classes differs; a head that
-    the network does not have is left out.
-
-    Returns:
-        The keys that were left out.
-
-    Raises:
-        WeightsError: other keys are missing or do not fit.
-
-    Source: RWS section 2.
-    """
-    own = network.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    lost = [key for key in own if key not in fitting and not _is_of_classes(key)]
-    if lost:
-        raise WeightsError(
-            f"weights to start from lack {len(lost)} tensors of the network ({', '.join(lost[:3])}"
-            f"{', ...' if len(lost) > 3 else ''}); expected a file of the same network"
-        )
-    network.load_state_dict(fitting, strict=False)
-    return [key for key in state if key not in fitting]
-
-
-def _is_of_classes(key: str) -> bool:
-    return "classifier.4." in key or key.startswith("aux_classifier.")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DeepLabV3Segmenter:
     """Scores classes of pictures.

@@ -293,7 +293,8 @@ def _reach(
     """Returns the first and last cell that a point anywhere in each pixel is interpolated from."""
     low = np.floor(pixels / side * cells - 0.5).astype(np.int64)
     high = np.floor((pixels + 1) / side * cells - 0.5).astype(np.int64) + 1
-    return np.clip(low, 0, cells - 1), np.clip(high, 0, cells - 1)
+    low = np.clip(low, 0, cells - 1)
+    return low, np.clip(np.maximum(high, low + 1), 0, cells - 1)
 
 
 @contextmanager
