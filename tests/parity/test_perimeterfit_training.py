@@ -2,15 +2,18 @@
 
 import random
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.parity.golden import ROOT, Fixture, find_fixtures
+from tests.parity.golden import ROOT, Fixture, find_fixtures, weight_by_rule
 
 from maskhone.data.class_maps import find_grid_hw
 from maskhone.data.splits import read_ids
 from maskhone.data.voc import VOC_CLASSES, VOC_LISTS, hash_ids, make_voc_palette, read_voc_list
+from maskhone.engine.train import ParameterGroup, Schedule, fit, learning_rate
 from maskhone.methods.perimeterfit.augment import (
     PublishedDraws,
     Views,
@@ -28,6 +31,8 @@ from maskhone.methods.perimeterfit.puzzle import (
     reconstruction_loss,
     scale_to_one,
 )
+from maskhone.methods.perimeterfit.train import Passes, group_for_poly, make_puzzle_loss
+from maskhone.methods.perimeterfit.training_set import collate
 from maskhone.metrics.semantic import (
     OVER,
     UNDER,
@@ -36,6 +41,7 @@ from maskhone.metrics.semantic import (
     choose_thresholds,
 )
 from maskhone.segmenters import classifier
+from maskhone.segmenters.classifier import Classifier
 
 N_LABELS = len(VOC_CLASSES) + 1
 
@@ -275,3 +281,190 @@ def test_the_weight_of_the_reconstruction_rises_as_published(fixture: Fixture) -
     puzzle = Puzzle(alpha=alpha, alpha_schedule=schedule)
     ours = [find_alpha(puzzle, int(step), steps=int(steps)) for step in at[1].split(",")]
     check(torch.tensor(ours, dtype=torch.float64), fixture.outputs["alpha"], fixture, "alpha")
+
+
+# The optimiser
+
+
+class Bowl(torch.nn.Module):
+    """The weights and the bias of the fixture's loss."""
+
+    def __init__(self, w: list[float], b: float) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(w))
+        self.b = torch.nn.Parameter(torch.tensor(b))
+
+
+def descend(network: torch.nn.Module, _: object) -> dict[str, torch.Tensor]:
+    total = network.w.sum() + network.b
+    return {"loss": 0.5 * network.w.square().sum() + total.square()}
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("perimeterfit", "poly_optimizer*"))
+def test_the_optimiser_goes_the_way_of_the_original(fixture: Fixture, tmp_path: Path) -> None:
+    what, trace = fixture.manifest["what"], fixture.outputs["trace"]
+    assert "loss 0.5*sum(w^2)+(sum(w)+b)^2" in what
+    start = re.search(r"w0=\(([^)]+)\)", what)
+    assert start
+    b, rate, decay, steps = numbers_in(
+        what, r"b0=([-\d.]+), lr=([\d.]+) \(b: 2\*lr\), weight_decay=([\d.]+) .*max_step=(\d+)"
+    )
+    momentum, power = numbers_in(what, r"SGD momentum is ([\d.]+), .*momentum \(([\d.]+)\)")
+    network = Bowl([float(value) for value in start[1].split(",")], b)
+    schedule = Schedule(
+        iterations=int(steps),
+        batch_size=1,
+        learning_rate=rate,
+        min_learning_rate=0.0,
+        power=power,
+        momentum=momentum,
+        nesterov="nesterov" in what,
+        weight_decay=decay,
+        workers=0,
+    )
+    rows = []
+
+    def note(done: int, _: int) -> None:
+        ours = [*network.w.tolist(), network.b.item(), learning_rate(schedule, done - 1)]
+        rows.append(ours)
+
+    fit(
+        network,
+        descend,
+        range(int(steps)),
+        lambda numbers: {"number": torch.tensor(numbers)},
+        schedule=schedule,
+        groups=lambda network: [
+            ParameterGroup(parameters=(network.w,)),
+            ParameterGroup(parameters=(network.b,), rate_factor=2.0, weight_decay=0.0),
+        ],
+        out_dir=tmp_path,
+        on_progress=note,
+    )
+    check(torch.tensor(rows[: len(trace)]), trace, fixture, "trace")
+
+
+# One step
+
+
+def draw_tensor(key: str, shape: tuple[int, ...], rule: str) -> torch.Tensor:
+    """Draws one tensor by the common rule, damped as the manifest says."""
+    multiplied = re.search(r"every key ending in '([^']+)' is multiplied by ([\d.]+)", rule)
+    assert multiplied, f"no damping in {rule!r}"
+    value = weight_by_rule(key, shape)
+    if key.endswith(multiplied[1]):
+        value = (value * np.float32(multiplied[2])).astype(value.dtype)
+    return torch.from_numpy(value)
+
+
+def read_shape(text: str, pattern: str) -> tuple[int, ...]:
+    found = re.search(pattern, text)
+    assert found, f"{pattern!r} is not in {text!r}"
+    return tuple(int(side) for side in found[1].split(","))
+
+
+class Stored:
+    """Sample i of the step is row i."""
+
+    def __init__(self, images: torch.Tensor, tags: torch.Tensor, first: int) -> None:
+        self.images, self.tags, self.first = images, tags, first
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
+        return self.first + index, self.images[index], self.tags[index]
+
+
+@pytest.mark.parametrize("fixture", find_fixtures("perimeterfit", "puzzle_step*"))
+def test_a_step_of_training_is_that_of_the_original(fixture: Fixture, tmp_path: Path) -> None:
+    manifest, out = fixture.manifest, fixture.outputs
+    what, text = manifest["what"], manifest["input"]
+    tolerance = manifest["tolerance"]
+    batch, pieces, alpha, schedule_share, step, steps, rate = numbers_in(
+        what,
+        r"batch (\d+), .*?(\d+) pieces, .*alpha ([\d.]+), schedule ([\d.]+), "
+        r"iteration (\d+) of (\d+), lr ([\d.]+)",
+    )
+    (decay,) = numbers_in(what, r"wd ([\d.e-]+)")
+    distance = re.search(r"masking (L\d)", what)
+    named = re.search(r"\((\w+), mode '(\w+)'", what)
+    assert distance, what
+    assert named, what
+    architecture, mode = named.groups()
+    image_shape = read_shape(text, r"images PCG64\(\d+\)\.standard_normal\(\(([\d, ]+)\)\)")
+    tag_shape = read_shape(text, r"labels PCG64\(\d+\)\.random\(\(([\d, ]+)\)\)")
+    (least,) = numbers_in(text, r"random\([\d(), ]+\) < ([\d.]+)")
+    images = as_tensor(draw("images", text, image_shape))
+    tags = as_tensor(draw("labels", text, tag_shape, kind="random") < least)
+
+    network = Classifier(architecture, tag_shape[1], fixes_norms=mode == "fix")
+    network.load_state_dict(
+        {
+            key: draw_tensor(key, tuple(value.shape), manifest["weights"])
+            for key, value in network.state_dict().items()
+        }
+    )
+    puzzle = Puzzle(
+        pieces=int(pieces),
+        alpha=alpha,
+        alpha_schedule=schedule_share,
+        distance=distance[1].lower(),
+        masking="masking",
+    )
+    first = int(step) * int(batch)
+    loss_of = make_puzzle_loss(puzzle, steps=int(steps), batch_size=int(batch))
+    found: dict[str, torch.Tensor] = {}
+
+    def remember(network: torch.nn.Module, batch: dict[str, torch.Tensor]):
+        found.update(loss_of(network, batch))
+        return found
+
+    whole = Schedule(
+        iterations=int(steps),
+        batch_size=int(batch),
+        learning_rate=rate,
+        min_learning_rate=0.0,
+        momentum=decay,
+        nesterov=True,
+        weight_decay=decay,
+        workers=0,
+    )
+    fit(
+        Passes(network, puzzle.pieces),
+        remember,
+        Stored(images, tags, first),
+        collate,
+        schedule=replace(whole, iterations=1),
+        rate_of=lambda _: learning_rate(whole, int(step)),
+        groups=group_for_poly,
+        out_dir=tmp_path,
+    )
+    losses = [found[name] for name in ("classes", "part_classes", "reconstruction")]
+    losses += [torch.tensor(find_alpha(puzzle, int(step), steps=int(steps))), found["loss"]]
+    np.testing.assert_allclose(
+        torch.stack([loss.detach().cpu() for loss in losses]), out["losses"], **tolerance["losses"]
+    )
+    groups = group_for_poly(network)
+    assert [len(group.parameters) for group in groups] == out["group_sizes"].tolist()
+    norms = [
+        sum(p.grad.double().square().sum().item() for p in group.parameters) ** 0.5
+        for group in groups
+    ]
+    np.testing.assert_allclose(norms, out["grad_norms"], **tolerance["losses"])
+
+    state = network.cpu().state_dict()
+    checked = out.keys() - {"losses", "grad_norms", "group_sizes"}
+    assert checked
+    for name in checked:
+        ours = find_state(state, name)
+        while ours.ndim > out[name].ndim:  # a 1x1 convolution is stored as a matrix
+            ours = ours.squeeze(-1)
+        part = ours[tuple(slice(side) for side in out[name].shape)]
+        np.testing.assert_allclose(part, out[name], **tolerance["parameters"], err_msg=name)
+
+
+def find_state(state: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Finds what the fixture calls `bn1_num_batches`: `model.bn1.num_batches_tracked`."""
+    flat = {key.removeprefix("model.").replace(".", "_"): key for key in state}
+    (key,) = [key for short, key in flat.items() if short == name] or [
+        key for short, key in flat.items() if short.startswith(name)
+    ]
+    return state[key].detach().reshape(-1) if state[key].ndim == 0 else state[key].detach()
