@@ -374,7 +374,7 @@ METHODS: dict[str, Method] = {
     ),
     "perimeterfit": Method(
         summary="PerimeterFit: weighs scores by whether the picture's own segments agree",
-        needs="nothing but scikit-image (pip install 'maskhone[wsss]'); seconds per picture",
+        needs="nothing but scikit-image (the extra wsss); seconds per picture",
         use_when="soft maps such as class activation maps; masks of only 0 and 1 stay as they are",
         load=_load_perimeterfit,
     ),
