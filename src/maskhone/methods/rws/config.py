@@ -61,6 +61,7 @@ class RWSConfig:
             Features can be mixed only between networks that began alike.
         cycles: rounds of slices and mixing, at most; 0 trains plainly.
         settled: stop when the number of slices changes by less than this.
+        most_slices_trained: the stage on slices sees so many of them, drawn at random; 0: all.
     """
 
     heat_method: str = "gradcam"
@@ -73,6 +74,7 @@ class RWSConfig:
     stage_start: Literal["theta0", "previous"] = "theta0"
     cycles: int = 10
     settled: int = 20
+    most_slices_trained: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -87,8 +89,9 @@ class RWSConfig:
         check_share_form(self.share_form)
         if not 0 <= self.mix_probability <= 1:
             raise UsageError(f"mix_probability is {self.mix_probability}; expected 0 to 1")
-        if self.cycles < 0 or self.settled < 0:
-            raise UsageError("cycles and settled are 0 or more")
+        for name in ("cycles", "settled", "most_slices_trained"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,7 @@ class MixStore:
         self._index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         self._features: list[NDArray[np.float16]] | None = None
         self._load = lru_cache(8)(self._read)
+        self._maps = lru_cache(2)(self.read_maps)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}
@@ -147,7 +148,7 @@ class MixStore:
             for j in range(len(entry["boxes"]))
         ]
         return sample_cells(
-            self.read_maps(id),
+            self._maps(id),
             layer,
             view,
             grid_hw,

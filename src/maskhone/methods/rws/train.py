@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -174,7 +175,7 @@ def train(
         layers=layers,
         start={k: v.clone() for k, v in network.state_dict().items()},
         done=0,
-        report={},
+        report=_read_report(out_dir / "report.json"),
     )
     if stage.pretrain_epochs:
         first = train_stage(run, 0, [(item, None) for item in items], all_classes=True)
@@ -206,8 +207,8 @@ def improve(run: Run) -> nn.Module:
             said = "already attends to all of its labels" if cycle == 1 else "no weak slice is left"
             run.note(ended=said)
             return network
-        crops = [(by_id[one.id], one) for one in slices]
-        second = train_stage(run, 2 * cycle, crops)
+        crops: list[tuple[LabelledItem, Slice | None]] = [(by_id[one.id], one) for one in slices]
+        second = train_stage(run, 2 * cycle, _draw_some(crops, run, cycle))
         store = mix(run, network, second, slices, cycle)
         network = train_stage(run, 2 * cycle + 1, whole, store=store)
         previous, slices = len(slices), find_slices(run, network, cycle + 1)
@@ -421,6 +422,17 @@ def start_network(
     return network
 
 
+def _draw_some(
+    crops: list[tuple[LabelledItem, Slice | None]], run: Run, cycle: int
+) -> list[tuple[LabelledItem, Slice | None]]:
+    """Draws what one stage can take, in the old order."""
+    most = run.config.most_slices_trained
+    if not most or len(crops) <= most:
+        return crops
+    random = np.random.default_rng([run.schedule.seed, 4, cycle])
+    return [crops[k] for k in np.sort(random.choice(len(crops), size=most, replace=False))]
+
+
 def _make_mixing(run: Run, network: nn.Module, store: MixStore | None) -> Mixing | None:
     if store is None:
         return None
@@ -440,6 +452,10 @@ def _make_rate(run: Run, steps: int, per_epoch: int) -> Callable[[int], float] |
         return None
     rate = run.schedule.learning_rate
     return lambda step: rate * published_rate_factor(step, steps=steps, warmup_steps=per_epoch)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _refuse_many_processes() -> None:
@@ -474,7 +490,11 @@ def _save(run: Run, path: Path, state: Mapping[str, Tensor]) -> None:
         "name": path.stem,
         "method": run.identity.network,
         "licence": run.identity.licence,
-        "config": {"num_classes": run.identity.num_classes, "side_px": run.stage.base_px},
+        "config": {
+            "num_classes": run.identity.num_classes,
+            "side_px": run.stage.base_px,
+            "layers": list(run.layers),
+        },
         "report": run.report,
     }
     save_weights(path, dict(state), header, half=False)
