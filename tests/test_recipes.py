@@ -6,7 +6,13 @@ import pytest
 
 from maskhone.errors import UsageError
 from maskhone.methods.bpr.train import parse_recipe as parse_bpr
+from maskhone.methods.perimeterfit.train import (
+    parse_affinity_recipe,
+    parse_classifier_recipe,
+    parse_segmenter_recipe,
+)
 from maskhone.methods.prn.train import parse_recipe as parse_prn
+from maskhone.methods.rws.train import parse_recipe as parse_rws
 from maskhone.methods.segrefiner.train import parse_recipe as parse_segrefiner
 from maskhone.pipelines.prn_plan import parse_recipe as parse_prn_pipeline
 from maskhone.pipelines.train import list_trainable, read_named_recipe, read_recipe
@@ -17,8 +23,12 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 PARSERS = {
     "bpr": parse_bpr,
     "prn": parse_prn,
+    "rws": parse_rws,
     "segrefiner": parse_segrefiner,
     **dict.fromkeys(SEGMENTERS, parse_base),
+    "classifier": parse_classifier_recipe,
+    "affinitynet": parse_affinity_recipe,
+    "deeplabv3plus": parse_segmenter_recipe,
 }
 PIPELINE_PARSERS = {
     "prn-pipeline": lambda table: parse_prn_pipeline(

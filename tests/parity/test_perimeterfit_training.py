@@ -384,9 +384,9 @@ def test_a_step_of_training_is_that_of_the_original(fixture: Fixture, tmp_path: 
         r"iteration (\d+) of (\d+), lr ([\d.]+)",
     )
     (decay,) = numbers_in(what, r"wd ([\d.e-]+)")
-    distance = re.search(r"masking (L\d)", what)
+    compared = re.search(r"(masking|selection|none) (L\d)", what)
     named = re.search(r"\((\w+), mode '(\w+)'", what)
-    assert distance, what
+    assert compared, what
     assert named, what
     architecture, mode = named.groups()
     image_shape = read_shape(text, r"images PCG64\(\d+\)\.standard_normal\(\(([\d, ]+)\)\)")
@@ -406,8 +406,8 @@ def test_a_step_of_training_is_that_of_the_original(fixture: Fixture, tmp_path: 
         pieces=int(pieces),
         alpha=alpha,
         alpha_schedule=schedule_share,
-        distance=distance[1].lower(),
-        masking="masking",
+        masking=compared[1],
+        distance=compared[2].lower(),
     )
     first = int(step) * int(batch)
     loss_of = make_puzzle_loss(puzzle, steps=int(steps), batch_size=int(batch))

@@ -12,6 +12,12 @@ from maskhone.segmenters.catalogue import SEGMENTERS
 PIPELINES = ("prn-pipeline", "prn-few-shot")
 """Methods that are several trainings in a row."""
 
+HOST_TRAININGS = ("rws",)
+"""Ways to train a network that is given; see `methods.rws.train`."""
+
+CLASS_NETWORKS = ("classifier", "affinitynet", "deeplabv3plus")
+"""The networks on the way from image labels to masks; see `methods.perimeterfit.train`."""
+
 
 def train_recipe(
     recipe: Path,
@@ -76,10 +82,10 @@ def list_trainable() -> list[str]:
 
     Example:
         >>> [name for name in list_trainable() if "net" in name]
-        ['dlinknet34', 'pfanet', 'resunetpp']
+        ['dlinknet34', 'pfanet', 'resunetpp', 'affinitynet']
     """
     refiners = [name for name, method in METHODS.items() if method.train is not None]
-    return [*refiners, *SEGMENTERS, *PIPELINES]
+    return [*refiners, *SEGMENTERS, *CLASS_NETWORKS, *HOST_TRAININGS, *PIPELINES]
 
 
 def read_named_recipe(name: str, *, beside: Path) -> dict[str, Any]:
@@ -93,6 +99,14 @@ def _find_trainer(method: Any, recipe: Path) -> Callable[..., Path]:
         from maskhone.pipelines.train_segmenter import train
 
         return train
+    if method in CLASS_NETWORKS:
+        from maskhone.methods.perimeterfit.train import TRAININGS
+
+        return TRAININGS[method]
+    if method in HOST_TRAININGS:
+        from maskhone.methods.rws.train import train as train_host
+
+        return train_host
     found = METHODS.get(method or "")
     if found is None or found.train is None:
         raise UsageError(
