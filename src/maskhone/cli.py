@@ -239,6 +239,46 @@ def train(
     out.print(escape(line), soft_wrap=True, highlight=False)
 
 
+@app.command("pseudo-labels")
+def pseudo_labels(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file, see recipes/pseudo_labels*.toml.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder that gets a folder for each stage.")
+    ],
+    first: Annotated[
+        str, typer.Option("--from", help="Take the stages before this one as they are.")
+    ] = "",
+    last: Annotated[str, typer.Option("--to", help="Stop after this stage.")] = "",
+    only: Annotated[str, typer.Option(help="Do this stage alone.")] = "",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE that replaces a line of the recipe; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Check the recipe and the data only.")] = False,
+) -> None:
+    """Make masks out of image labels, stage by stage; a stopped run goes on when called again."""
+    from maskhone.pipelines.pseudo_labels import run
+    from maskhone.pipelines.train import read_recipe
+
+    if only and (first or last):
+        raise UsageError("--only is one stage, --from and --to are a run of them; give either")
+    table = {**read_recipe(recipe), **parse_options(options or [])}
+    with _progress("working") as on_progress:
+        said = run(
+            table,
+            out_dir=output,
+            first=only or first,
+            last=only or last,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+    out.print(
+        escape(said or f"{recipe}: the recipe and its data are in order"),
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
 @app.command()
 def coarse(
     masks: Annotated[Path, typer.Argument(help="Folder of clean masks.")],

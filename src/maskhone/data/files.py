@@ -8,6 +8,12 @@ from pathlib import Path
 from maskhone.errors import InputError
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with replace_when_done(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def replace_when_done(path: str | Path) -> Iterator[Path]:
     """Lends an unfinished file that takes the place of `path` when the block ends well.

@@ -62,6 +62,24 @@ def load_backbone(network: nn.Module, path: Path) -> None:
     body.load_state_dict(state, strict=False)
 
 
+def find_backbone_weights(name: str) -> Path:
+    """Finds a file of ImageNet's weights: a path, or `efficientnet_lite0` for the packaged ones.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        WeightsError: no such file.
+    """
+    path = Path(name)
+    if name == "efficientnet_lite0" and not path.exists():
+        return find_packaged_weights()
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such file; expected ImageNet's weights, or efficientnet_lite0 for those "
+            "of the Python package"
+        )
+    return path
+
+
 def find_packaged_weights() -> Path:
     """Finds the file of EfficientNet-Lite0 in the installed package; runs none of its code.
 

@@ -31,10 +31,11 @@ from maskhone.pipelines.prn_plan import (
     find_made_weights,
     plan_job,
 )
-from maskhone.pipelines.prn_report import REPORT, compare_on_test, format_table, make_labels
+from maskhone.pipelines.prn_report import REPORT, compare_on_test, make_labels
 from maskhone.pipelines.prn_scores import find_sources, make_scores
 from maskhone.pipelines.scores import write_score_map
 from maskhone.pipelines.stages import Inputs, Stage, run_stages
+from maskhone.pipelines.tables import format_table
 from maskhone.pipelines.train_segmenter import train as train_base
 from maskhone.pipelines.truth_sets import find_items, list_files
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from maskhone.contracts import FOREGROUND, Refiner
+from maskhone.data.files import write_text
 from maskhone.data.score_maps import find_map_items, make_blank_image, read_map_pair
 from maskhone.engine.recipe import split_recipe
 from maskhone.engine.weights import open_weights
@@ -26,8 +27,7 @@ from maskhone.errors import InputError, UsageError
 from maskhone.methods.catalogue import load
 from maskhone.methods.prn.train import train as train_prn
 from maskhone.metrics.region import ForegroundScores
-from maskhone.pipelines.prn_plan import write_text
-from maskhone.pipelines.prn_report import format_table
+from maskhone.pipelines.tables import format_table
 
 REPORT = "report.json"
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskhone.data.files import replace_when_done
 from maskhone.data.images import write_image
 from maskhone.data.score_maps import MapItem, choose_items, find_map_items
 from maskhone.data.splits import read_ids
@@ -268,9 +267,3 @@ def join_problems(problems: Sequence[str]) -> str:
 def write_truth(path: Path, mask: NDArray[np.bool_]) -> None:
     """Writes an `(H, W)` mask as a picture of 0 and 255."""
     write_image(path, mask.astype(np.uint8) * np.uint8(255))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with replace_when_done(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """What PatchRefineNet could gain, and what it gained: ceilings, pseudo-labels, the final table."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND
+from maskhone.data.files import write_text
 from maskhone.data.score_maps import (
     MapItem,
     find_map_items,
@@ -23,7 +24,7 @@ from maskhone.methods.prn.thresholds import find_image_threshold, find_threshold
 from maskhone.metrics.boundary import BoundaryScores
 from maskhone.metrics.region import ForegroundScores
 from maskhone.pipelines.diagnose import diagnose_thresholds
-from maskhone.pipelines.prn_plan import Job, join_problems, write_text, write_truth
+from maskhone.pipelines.prn_plan import Job, join_problems, write_truth
 
 REPORT = "report.json"
 
@@ -128,20 +129,6 @@ def compare_on_test(job: Job, folder: Path) -> None:
     write_text(folder / REPORT, text)
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Formats rows of scores as lines of text, in columns."""
-    names = list(rows[0])
-    cells = [names, *([_say(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    return [
-        "  ".join(
-            text.rjust(width) if i else text.ljust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
-
-
 def _read_maps(
     job: Job, use: str, *, all_of_them: bool = False
 ) -> Iterator[tuple[MapItem, NDArray[np.float32], NDArray[np.bool_]]]:
@@ -171,9 +158,3 @@ class _Tally:
         scores: dict[str, Any] = {"masks": name, **{k: region[k] for k in _SCORED}}
         scores["mae"] = None if self.is_cut else scores["mae"]
         return {**scores, "mba": None if np.isnan(mba) else mba}
-
-
-def _say(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:.4f}"

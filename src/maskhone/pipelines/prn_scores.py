@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from maskhone.contracts import FOREGROUND
+from maskhone.data.files import write_text
 from maskhone.data.folder import FolderItem
 from maskhone.data.score_maps import find_map_items, index_maps, read_map_pair
 from maskhone.data.score_stacks import StackPaths, open_stacks, read_map
@@ -15,7 +16,6 @@ from maskhone.pipelines.prn_plan import (
     Job,
     find_made_weights,
     join_problems,
-    write_text,
     write_truth,
 )
 from maskhone.pipelines.scores import write_score_map, write_scores

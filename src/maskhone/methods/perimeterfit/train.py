@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from maskhone.data.images import read_image
 from maskhone.data.tagged_images import TaggedImage
-from maskhone.engine.backbones import load_backbone
+from maskhone.engine.backbones import find_backbone_weights, load_backbone
 from maskhone.engine.checkpoints import check_keys
 from maskhone.engine.epochs import Epochs
 from maskhone.engine.recipe import Identity, split_recipe
@@ -130,8 +130,9 @@ class Body:
 
     Attributes:
         architecture: one of `maskhone.nn.backbones.ARCHITECTURES`.
-        backbone_weights: file with ImageNet's weights of it, see `engine.backbones.RELEASES`; empty
-            starts from fresh ones. As published it is given.
+        backbone_weights: file with ImageNet's weights of it, see `engine.backbones.RELEASES`, or
+            `efficientnet_lite0` for the Python package; empty starts from fresh ones. As published
+            it is given.
     """
 
     architecture: str = "resnest101"
@@ -694,7 +695,7 @@ def _start(
         torch.manual_seed(seed)
         network = make()
     if body.backbone_weights:
-        load_backbone(network, Path(body.backbone_weights))
+        load_backbone(network, find_backbone_weights(body.backbone_weights))
     if identity.start_from:
         path, state, _ = open_weights(identity.start_from, method)
         check_keys(path, state, network.state_dict())

@@ -1,0 +1,185 @@
+"""Image labels to masks on real pictures, stage by stage, with and without PerimeterFit.
+
+    python benchmarks/pseudo_labels_proof.py DATA [--sets coco,person,road] [--seeds 3]
+                                             [--option K=V ...]
+
+`coco`: the VOC classes of its pictures, `train.txt` to make masks for, `val.txt` to test the
+segmenter on. `person`, `road`: one class, 40 pictures of one set that have it, and 40 of another as
+pictures that have not. Labels are what is in the truth; the truth is used for nothing else but the
+table. The segments of a picture, and the class maps of a seed, are made once for both arms. A
+stopped run goes on. Results go to benchmarks/results/pseudo_labels_proof.json; the table is printed
+as Markdown.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskhone.data.images import read_label_map, write_image
+from maskhone.data.voc import VOC_CLASSES
+from maskhone.pipelines.pseudo_labels import run
+from maskhone.pipelines.train import read_recipe
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "pseudo_labels_lite0.own-images.toml"
+RESULTS = Path(__file__).parent / "results" / "pseudo_labels_proof.json"
+ONE_CLASS = {  # name -> (set that has it, label in its truth, set that has not)
+    "person": ("ccp_person", 255, "camvid"),
+    "road": ("camvid", 3, "ccp_person"),
+}
+PICTURES, TESTS = 40, 12  # of each side of a one-class set
+ARMS = ("PerimeterFit", "without")
+SCORES = ("miou", "fp", "fn", "boundary_iou")
+
+
+def main() -> None:
+    """Runs every set with every seed in both arms; writes results after each seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", default="coco,person,road")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("runs/pseudo_labels_proof"))
+    parser.add_argument("--option", action="append", default=[], help="line of the recipe, K=V")
+    arguments = parser.parse_args()
+    options = tomllib.loads("\n".join(arguments.option))
+    for name in arguments.sets.split(","):
+        folder = (arguments.work / name).absolute()
+        lines = {**read_recipe(RECIPE), **prepare(arguments.data.absolute(), name, folder)}
+        found: dict[str, list[Any]] = {arm: [] for arm in ARMS}
+        for seed in range(arguments.seeds):
+            for arm in ARMS:
+                found[arm].append(run_arm({**lines, **options, "seed": seed}, folder, seed, arm))
+            known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            rows = {arm: summarise(reports) for arm, reports in found.items()}
+            known[name] = {"seeds": seed + 1, "options": options, "rows": rows}
+            RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+            print(to_markdown({name: known[name]}), flush=True)
+
+
+def prepare(data: Path, name: str, folder: Path) -> dict[str, Any]:
+    """Writes labels, lists, and truths of a one-class set; returns lines of a recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("\n".join(VOC_CLASSES if name == "coco" else [name]) + "\n")
+    if name == "coco":
+        images, truths = data / "coco" / "images", data / "coco" / "voc_masks"
+        parts = {
+            part: (data / "coco" / f"{part}.txt").read_text().split() for part in ("train", "val")
+        }
+        names = [f"{id}.jpg" for part in parts.values() for id in part]
+    else:
+        images, truths = folder / "images", folder / "truths"
+        parts = link_one_class(data, name, images, truths)
+        names = [f"{id}.jpg" for part in parts.values() for id in part]
+    lines = ["image,labels"]
+    for image in names:
+        labels = np.unique(read_label_map(truths / f"{Path(image).stem}.png"))
+        classes = VOC_CLASSES if name == "coco" else (name,)
+        lines.append(f"{image},{';'.join(classes[i - 1] for i in labels if 0 < i < 255)}")
+    write_once(folder / "tags.csv", "\n".join(lines) + "\n")
+    for part, ids in parts.items():
+        write_once(folder / f"{part}.txt", "\n".join(ids) + "\n")
+    return {
+        "name": f"proof.{name}",
+        "images": str(images),
+        "truths": str(truths),
+        "tags": str(folder / "tags.csv"),
+        "classes": str(folder / "classes.txt"),
+        "train_list": str(folder / "train.txt"),
+        "test_list": str(folder / "val.txt"),
+    }
+
+
+def link_one_class(data: Path, name: str, images: Path, truths: Path) -> dict[str, list[str]]:
+    """Links pictures with and without a class into one folder, and writes their truths."""
+    source, label, other = ONE_CLASS[name]
+    parts: dict[str, list[str]] = {"train": [], "val": []}
+    for part, count in (("train", PICTURES), ("val", TESTS)):
+        for which in (source, other):
+            ids = (data / which / f"{part}.txt").read_text().split()
+            for id in ids[:: max(len(ids) // count, 1)][:count]:
+                new = f"{which}-{id}"
+                parts[part].append(new)
+                truth = read_label_map(data / which / "masks" / f"{id}.png").astype(np.uint8)
+                is_object = truth == (label if which == source else 254)
+                labels = is_object.astype(np.uint8)
+                labels[(truth == 255) & (label != 255) & (which == source)] = 255  # not labelled
+                if not (truths / f"{new}.png").exists():
+                    write_image(truths / f"{new}.png", labels)
+                images.mkdir(exist_ok=True)
+                link = images / f"{new}.jpg"
+                if not link.exists():
+                    link.symlink_to(data / which / "images" / f"{id}.jpg")
+    return parts
+
+
+def write_once(path: Path, text: str) -> None:
+    """Writes a text, but leaves the file alone that has it already."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def run_arm(recipe: dict[str, Any], folder: Path, seed: int, arm: str) -> list[dict[str, Any]]:
+    """Runs the pipeline and returns the rows of its report."""
+    fitted = folder / f"seed-{seed}-{ARMS[0]}"
+    out = folder / f"seed-{seed}-{arm}"
+    first = ""
+    if arm == ARMS[0]:
+        for stage in ("segments", "perimeters"):
+            share(folder / f"seed-0-{arm}" / stage, out / stage)
+    else:
+        share(fitted / "cam", out / "cam")
+        weights = fitted / "classify" / f"{recipe['name']}.classify.safetensors"
+        recipe = {**recipe, "uses_perimeterfit": False, "classifier": str(weights)}
+        first = "affinity-labels"
+    run(recipe, out_dir=out, first=first)
+    rows: list[dict[str, Any]] = json.loads((out / "evaluate" / "report.json").read_text())["rows"]
+    print(arm, seed, {row["masks"]: round(100 * row["miou"], 1) for row in rows}, flush=True)
+    return rows
+
+
+def share(source: Path, target: Path) -> None:
+    """Copies the folder of a stage that is done; times of change stay."""
+    if source.exists() and source != target and not target.exists():
+        shutil.copytree(source, target)
+
+
+def summarise(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Joins the rows of several seeds: mean, and lowest to highest."""
+    joined = []
+    for rows in zip(*runs, strict=True):
+        values = {key: [row[key] for row in rows] for key in SCORES}
+        joined.append(
+            {
+                "masks": rows[0]["masks"],
+                **{key: statistics.mean(v) for key, v in values.items()},
+                "range": {key: [min(v), max(v)] for key, v in values.items()},
+            }
+        )
+    return joined
+
+
+def to_markdown(known: dict[str, Any]) -> str:
+    """Makes the table, in percent."""
+    lines = ["| set | arm | after | mIoU | FP | FN | boundary IoU |", "|---" * 7 + "|"]
+    for name, found in known.items():
+        for arm, rows in found["rows"].items():
+            for row in rows:
+                cells = " | ".join(_say(row, key) for key in SCORES)
+                lines.append(f"| {name} | {arm} | {row['masks']} | {cells} |")
+    return "\n".join(lines)
+
+
+def _say(row: dict[str, Any], key: str) -> str:
+    low, high = row["range"][key]
+    mean = f"{100 * row[key]:.1f}"
+    return mean if high - low < 5e-4 else f"{mean} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What the pipeline from image labels to masks is asked for: its recipe, and where results lie."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from maskhone.data.tagged_images import TaggedImage
+from maskhone.engine.recipe import split_recipe
+from maskhone.errors import UsageError
+from maskhone.methods.perimeterfit.training_set import ImageSet, find_images, read_classes
+
+Progress = Callable[[int, int], None]
+
+PREFIXES = ("classify_", "affinity_", "segmenter_")
+"""Keys that begin so are lines of the recipe of one of the three trainings."""
+
+KINDS = ("slic", "quick")
+
+_OWN = ("held_share", "validation_list", "train_list")  # of ImageSet; those of trainings only
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoLabels:
+    """How image labels become masks; the defaults are the published ones unless said.
+
+    Keys of a recipe that begin with `classify_`, `affinity_` or `segmenter_` are lines of that
+    training's recipe, see `maskhone.methods.perimeterfit.train`.
+
+    Attributes:
+        name: of the weights that are made.
+        licence: of them.
+        train_list: the pictures that masks are made for, see `ImageSet`.
+        test_list: pictures that only the segmenter is scored on; empty scores none.
+        architecture: body of the three networks.
+        backbone_weights: file of an ImageNet start for them; empty starts from nothing.
+        classifier: weights of a classifier that is there already; no other one is trained.
+        affinity_net: likewise of an AffinityNet.
+        cam_scales: of the pictures, for the class maps.
+        uses_perimeterfit: fit the class maps to the pictures' segments; without it the stages
+            segments, perimeters, fit and combine are left out, and the thresholds default to
+            Puzzle-CAM's.
+        segments_iterations: steps of learning the segments of a picture, at most.
+        segments_min_labels: learning stops when fewer labels are left.
+        segments_side_px: longer side of the picture in which segments are learnt; 0 = its own, as
+            published. Time grows with its square.
+        segments_seed: of the learning.
+        fit_form: `lossless`, or `published` on JPEG pictures, slow and speckled.
+        slic_support: a class's support is where its map lies above this, for slic segments.
+        quick_support: the same for quickshift.
+        fg_threshold: what a class map has to exceed to teach AffinityNet. None: 0.60 with
+            PerimeterFit, 0.40 without.
+        bg_threshold: below this is background; between both is unknown. None: 0.40, or 0.10.
+        labels_crf_iterations: of the CRF on these labels.
+        walk_cam: the maps that walk: `combined` ones, those after PerimeterFit, or the plain `cam`,
+            as the original's README has it. Which of both the paper took is not known.
+        walk_radius: in cells of 4 px.
+        walk_beta: power of the affinities.
+        walk_exp_times: the walk takes 2 to this power steps.
+        walk_canvas_px: pictures are filled up to this side when edges are found.
+        pseudo_threshold: what a map has to exceed after the walk.
+        pseudo_crf_iterations: of the CRF on the pseudo labels; 0 leaves it out.
+        trains_segmenter: train DeepLabv3+ on the pseudo labels.
+        segment_scales: of the pictures, for its scores.
+        segment_crf_iterations: of the CRF on its scores; 0 leaves it out.
+        seed: of the three trainings.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+        dtype: of inference: `auto`, `fp32`, `bf16`, `fp16`.
+        processes: that work on pictures at once; 0: one on each core.
+        first_stage: stages before it are taken as they are.
+        last_stage: the pipeline stops after it.
+    """
+
+    name: str
+    licence: str = "unknown"
+    train_list: str = ""
+    test_list: str = ""
+    architecture: str = "resnest101"
+    backbone_weights: str = ""
+    classifier: str = ""
+    affinity_net: str = ""
+    cam_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    uses_perimeterfit: bool = True
+    segments_iterations: int = 64
+    segments_min_labels: int = 20
+    segments_side_px: int = 0
+    segments_seed: int = 43
+    fit_form: Literal["lossless", "published"] = "lossless"
+    slic_support: float = 0.05
+    quick_support: float = 0.0
+    fg_threshold: float | None = None
+    bg_threshold: float | None = None
+    labels_crf_iterations: int = 10
+    walk_cam: Literal["combined", "cam"] = "combined"
+    walk_radius: int = 5
+    walk_beta: float = 10.0
+    walk_exp_times: int = 8
+    walk_canvas_px: int = 512
+    pseudo_threshold: float = 0.35
+    pseudo_crf_iterations: int = 1
+    trains_segmenter: bool = True
+    segment_scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    segment_crf_iterations: int = 10
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "fp32"
+    processes: int = 0
+    first_stage: str = ""
+    last_stage: str = ""
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("fit_form", ("lossless", "published")),
+            ("walk_cam", ("combined", "cam")),
+        ):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; expected {', '.join(known)}")
+        least = {
+            "segments_iterations": 1, "segments_side_px": 0, "labels_crf_iterations": 0,
+            "walk_radius": 2, "walk_exp_times": 0, "walk_canvas_px": 16,
+            "pseudo_crf_iterations": 0, "segment_crf_iterations": 0, "processes": 0,
+        }  # fmt: skip
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected {lowest} or more")
+        if self.walk_beta <= 0:
+            raise UsageError(f"walk_beta is {self.walk_beta}; expected more than 0")
+        if self.sure_above < self.maybe_above:
+            raise UsageError(
+                f"fg_threshold is {self.sure_above}, below bg_threshold, {self.maybe_above}; "
+                "expected it the other way round"
+            )
+        for name in ("cam_scales", "segment_scales"):
+            if not getattr(self, name) or min(getattr(self, name)) <= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; expected numbers above 0")
+
+    @property
+    def sure_above(self) -> float:
+        """What a map has to exceed for its class to be sure."""
+        default = 0.6 if self.uses_perimeterfit else 0.4
+        return default if self.fg_threshold is None else self.fg_threshold
+
+    @property
+    def maybe_above(self) -> float:
+        """What a map has to exceed for background not to be sure."""
+        default = 0.4 if self.uses_perimeterfit else 0.1
+        return default if self.bg_threshold is None else self.bg_threshold
+
+    @property
+    def walking_cam(self) -> str:
+        """Name of the stage whose maps walk."""
+        return "combine" if self.uses_perimeterfit and self.walk_cam == "combined" else "cam"
+
+    @property
+    def taught_cam(self) -> str:
+        """Name of the stage whose maps teach AffinityNet."""
+        return "combine" if self.uses_perimeterfit else "cam"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that the stages share."""
+
+    plan: PseudoLabels
+    data: ImageSet
+    trainings: Mapping[str, Mapping[str, Any]]
+    out_dir: Path
+    on_progress: Progress | None = field(default=None, repr=False)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; the background is not one of them."""
+        return read_classes(self.data)
+
+    @cached_property
+    def items(self) -> list[TaggedImage]:
+        """The pictures that masks are made for."""
+        return find_images(self.data, self.plan.train_list)
+
+    @cached_property
+    def test_items(self) -> list[TaggedImage]:
+        """The pictures that only the segmenter sees."""
+        return find_images(self.data, self.plan.test_list) if self.plan.test_list else []
+
+    @property
+    def n_labels(self) -> int:
+        """Background and classes."""
+        return 1 + len(self.class_names)
+
+    def path(self, stage: str, item: TaggedImage, suffix: str) -> Path:
+        """Says where a stage's result for a picture lies."""
+        return self.out_dir / stage / f"{item.id}{suffix}"
+
+
+def parse_recipe(
+    recipe: Mapping[str, Any], out_dir: Path, on_progress: Progress | None = None
+) -> Job:
+    """Splits a flat table into the plan, its pictures, and the lines of the three trainings.
+
+    Raises:
+        UsageError: an unknown key, or keys that contradict each other.
+    """
+    own = {k: v for k, v in recipe.items() if k != "method" and not _is_of_training(k)}
+    shared = {f.name for f in fields(ImageSet)} - set(_OWN)
+    data = {k: own.pop(k) for k in list(own) if k in shared}
+    (plan,) = split_recipe(own, [PseudoLabels])
+    (images,) = split_recipe(data, [ImageSet])
+    trainings = {
+        prefix[:-1]: {
+            k.removeprefix(prefix): v
+            for k, v in recipe.items()
+            if k.startswith(prefix) and _is_of_training(k)
+        }
+        for prefix in PREFIXES
+    }
+    return Job(
+        plan=plan, data=images, trainings=trainings, out_dir=out_dir, on_progress=on_progress
+    )
+
+
+def _is_of_training(key: str) -> bool:
+    is_own = key in {f.name for f in fields(PseudoLabels)}
+    return not is_own and key.startswith(PREFIXES)

@@ -1,0 +1,213 @@
+"""What each stage from image labels to masks does with one picture: files in, a file out.
+
+Every function writes its result whole or not at all. K classes of the picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskhone.data.array_files import save_arrays
+from maskhone.data.class_maps import Cams, load_class_arrays, read_cams, write_cams
+from maskhone.data.images import read_image, read_label_map, write_image
+from maskhone.data.tagged_images import TaggedImage
+from maskhone.data.voc import write_voc_labels
+from maskhone.methods.perimeterfit.config import PerimeterFitConfig
+from maskhone.methods.perimeterfit.labels import label_maps, make_affinity_labels
+from maskhone.methods.perimeterfit.network import AffinityNet, predict_edges
+from maskhone.methods.perimeterfit.perimeter import (
+    SETTINGS,
+    combine,
+    find_edges,
+    find_perimeter,
+    fit_pictures,
+    fit_segments,
+)
+from maskhone.methods.perimeterfit.segments import (
+    make_palette,
+    paint,
+    part_picture,
+    pass_through_jpeg,
+)
+from maskhone.methods.perimeterfit.walk import enlarge, walk
+from maskhone.ops.dense_crf import infer, unary_from_probabilities
+from maskhone.segmenters.classifier import Classifier, make_cams
+from maskhone.segmenters.deeplabv3plus import DeepLabV3Plus, predict_scores
+
+Bits = NDArray[np.bool_]
+Folders = Mapping[str, Path]
+
+
+def write_class_maps(
+    item: TaggedImage,
+    *,
+    network: Classifier,
+    scales: Sequence[float],
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Writes where the classes of a picture are."""
+    cams = make_cams(
+        network,
+        read_image(item.image_path),
+        item.classes,
+        scales=scales,
+        device=device,
+        dtype=dtype,
+    )
+    write_cams(folder / f"{item.id}.npz", cams)
+
+
+def write_segments(
+    item: TaggedImage, *, kind: str, folder: Path, settings: Mapping[str, Any]
+) -> None:
+    """Writes the segments of a picture by one kind of superpixels: labels below 32."""
+    segments = part_picture(read_image(item.image_path), kind, **settings)
+    write_image(folder / f"{item.id}.{kind}.png", segments)
+
+
+def write_perimeter(
+    item: TaggedImage, *, kind: str, form: str, seed: int, source: Path, folder: Path
+) -> None:
+    """Writes the perimeters of the segments: 0 and 255."""
+    segments = read_label_map(source / f"{item.id}.{kind}.png")
+    if form == "lossless":
+        lines = find_perimeter(segments).astype(np.uint8) * np.uint8(255)
+    else:
+        lines = find_edges(pass_through_jpeg(paint(segments, make_palette(seed))))
+    write_image(folder / f"{item.id}.{kind}.png", lines)
+
+
+def write_fits(
+    item: TaggedImage, *, config: PerimeterFitConfig, folders: Folders, folder: Path
+) -> None:
+    """Writes which segments lie in the support of each class, for both kinds, in packed bits."""
+    cams = read_cams(folders["cam"] / f"{item.id}.npz")
+    found: dict[str, NDArray[Any]] = {"shape": np.array(cams.hr_cam.shape, dtype=np.int64)}
+    for kind in config.kinds:
+        name = f"{item.id}.{kind}.png"
+        segments = read_label_map(folders["segments"] / name)
+        lines = read_label_map(folders["perimeters"] / name).astype(np.uint8)
+        found[kind] = np.packbits(_fit(segments, lines, cams.hr_cam, kind, config))
+    save_arrays(folder / f"{item.id}.npz", found)
+
+
+def _fit(
+    segments: NDArray[Any],
+    lines: NDArray[np.uint8],
+    maps: NDArray[np.float32],
+    kind: str,
+    config: PerimeterFitConfig,
+) -> Bits:
+    setting = replace(SETTINGS[kind], support_above=config.support_of(kind))
+    if config.form == "lossless":
+        return fit_segments(segments, lines > 0, maps, setting)
+    picture = pass_through_jpeg(paint(segments, make_palette(config.seed)))
+    return fit_pictures(picture, pass_through_jpeg(lines), maps, setting)
+
+
+def read_fits(path: Path) -> dict[str, Bits]:
+    """Reads what `write_fits` wrote: `(K, H, W)` for each kind."""
+    found = load_class_arrays(path)
+    shape = tuple(found.pop("shape").tolist())
+    count = int(np.prod(shape))
+    return {
+        kind: np.unpackbits(bits, count=count).reshape(shape).astype(np.bool_)
+        for kind, bits in found.items()
+    }
+
+
+def write_combined(item: TaggedImage, *, folders: Folders, folder: Path) -> None:
+    """Writes class maps that are doubled where both fits agree."""
+    cams = read_cams(folders["cam"] / f"{item.id}.npz")
+    fits = read_fits(folders["fit"] / f"{item.id}.npz")
+    combined = Cams(
+        keys=cams.keys,
+        cam=combine(cams.cam, fits["slic"], fits["quick"]),
+        hr_cam=combine(cams.hr_cam, fits["slic"], fits["quick"]),
+    )
+    write_cams(folder / f"{item.id}.npz", combined)
+
+
+def write_affinity_labels(
+    item: TaggedImage,
+    *,
+    source: Path,
+    folder: Path,
+    fg_threshold: float,
+    bg_threshold: float,
+    crf_iterations: int,
+) -> None:
+    """Writes what is surely of a class, surely background (0), or unknown (255)."""
+    image = read_image(item.image_path)
+    cams = read_cams(source / f"{item.id}.npz", size_hw=image.shape[:2])
+    labels = make_affinity_labels(
+        image,
+        cams.hr_cam,
+        cams.keys,
+        fg_threshold=fg_threshold,
+        bg_threshold=bg_threshold,
+        crf_iterations=crf_iterations,
+    )
+    write_voc_labels(folder / f"{item.id}.png", labels)
+
+
+def write_walked(
+    item: TaggedImage,
+    *,
+    network: AffinityNet,
+    source: Path,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    canvas_px: int,
+    radius: int,
+    beta: float,
+    exp_times: int,
+) -> None:
+    """Writes class maps that have spread over the picture, but not across its edges."""
+    image = read_image(item.image_path)
+    cams = read_cams(source / f"{item.id}.npz", size_hw=image.shape[:2])
+    edges = predict_edges(network, image, device=device, dtype=dtype, canvas_px=canvas_px)
+    walked = walk(cams.cam, edges, radius=radius, beta=beta, exp_times=exp_times)
+    rw = enlarge(walked, cams.size_hw).astype(np.float32)
+    save_arrays(folder / f"{item.id}.npz", {"keys": cams.keys, "rw": rw})
+
+
+def write_pseudo_labels(
+    item: TaggedImage, *, source: Path, folder: Path, threshold: float, crf_iterations: int
+) -> None:
+    """Writes the label map that a segmenter learns from."""
+    found = load_class_arrays(source / f"{item.id}.npz")
+    labels = label_maps(
+        read_image(item.image_path),
+        found["rw"],
+        found["keys"],
+        threshold=threshold,
+        crf_iterations=crf_iterations,
+    )
+    write_voc_labels(folder / f"{item.id}.png", labels)
+
+
+def write_segmented(
+    item: TaggedImage,
+    *,
+    network: DeepLabV3Plus,
+    scales: Sequence[float],
+    crf_iterations: int,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Writes the label map that the trained segmenter sees."""
+    image = read_image(item.image_path)
+    scores = predict_scores(network, image, scales=scales, device=device, dtype=dtype)
+    if crf_iterations:
+        scores = infer(unary_from_probabilities(scores), image, iterations=crf_iterations)
+    write_voc_labels(folder / f"{item.id}.png", scores.argmax(axis=0).astype(np.uint8))

@@ -1,0 +1,210 @@
+"""Image labels to masks, whole, on made-up pictures of two classes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from maskhone.data.class_maps import read_cams
+from maskhone.data.images import read_label_map
+from maskhone.pipelines.per_picture import do_each
+from maskhone.pipelines.pseudo_stages import read_fits
+
+MISUSED = 2
+STAGES = (
+    "classify", "cam", "segments", "perimeters", "fit", "combine", "affinity-labels", "affinity",
+    "walk", "pseudo-labels", "segmenter", "evaluate",
+)  # fmt: skip
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture
+def recipe(tmp_path, save_picture):
+    """Six pictures to learn from, one of them without a class, and two to test on."""
+    random = np.random.default_rng(0)
+    lines = ["image,labels"]
+    for i, labels in enumerate(("red", "blue", "red blue", "red", "", "blue", "red", "blue")):
+        picture = random.integers(90, 130, (40, 52, 3), dtype=np.uint8)
+        truth = np.zeros((40, 52), dtype=np.uint8)
+        for place, name in enumerate(labels.split()):
+            y, x = 8 + 2 * i % 9, 6 + 24 * place
+            picture[y : y + 20, x : x + 18] = COLOURS[name]
+            truth[y : y + 20, x : x + 18] = 1 + list(COLOURS).index(name)
+        save_picture(tmp_path / "images" / f"{i}.png", picture)
+        save_picture(tmp_path / "truths" / f"{i}.png", truth)
+        lines.append(f"{i}.png,{labels}")
+    (tmp_path / "tags.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    (tmp_path / "train.txt").write_text("".join(f"{i}\n" for i in range(6)))
+    (tmp_path / "test.txt").write_text("6\n7\n")
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f"""
+method = "pseudo-labels"
+name = "tiny"
+images = "{tmp_path}/images"
+tags = "{tmp_path}/tags.csv"
+classes = "{tmp_path}/classes.txt"
+truths = "{tmp_path}/truths"
+train_list = "{tmp_path}/train.txt"
+test_list = "{tmp_path}/test.txt"
+architecture = "efficientnet_lite0"
+cam_scales = [1.0]
+segments_iterations = 3
+labels_crf_iterations = 1
+walk_radius = 2
+walk_exp_times = 2
+walk_canvas_px = 64
+segment_scales = [1.0]
+segment_crf_iterations = 1
+device = "cpu"
+processes = 1
+"""
+        + "".join(
+            f"{name}_{line}\n"
+            for name, extra in (
+                ("classify", ['select = "last"', "pieces = 4"]),
+                ("affinity", ["radius = 2"]),
+                ("segmenter", []),
+            )
+            for line in (
+                "image_px = 64", "min_image_px = 40", "max_image_px = 64", "epochs = 1",
+                "batch_size = 2", "workers = 0", *extra,
+            )
+        )
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def run(run_cli, recipe, tmp_path):
+    def run(*flags, out="out"):
+        return run_cli("pseudo-labels", recipe, "-o", tmp_path / out, *flags)
+
+    return run
+
+
+def find_done(said):
+    """Returns the stages that were done, not only looked at."""
+    return [name for name, what in re.findall(r"^([a-z-]+): (.+)$", said.out, re.M) if "s" in what
+            and "done before" not in what]  # fmt: skip
+
+
+def test_the_whole_pipeline(run, tmp_path):
+    said = run()
+    assert said.code == 0, said.err
+    assert find_done(said) == list(STAGES)
+    out = tmp_path / "out"
+    cams = read_cams(out / "combine" / "2.npz", size_hw=(40, 52))
+    assert cams.keys.tolist() == [0, 1, 2]
+    plain = read_cams(out / "cam" / "2.npz").hr_cam
+    fits = read_fits(out / "fit" / "2.npz")
+    np.testing.assert_allclose(cams.hr_cam, plain * (1 + (fits["slic"] & fits["quick"])))
+    labels = read_label_map(out / "pseudo-labels" / "2.png")
+    assert set(np.unique(labels)) <= {0, 1, 2}
+    assert not read_label_map(out / "pseudo-labels" / "4.png").any()  # the one without a class
+    masks = sorted(path.stem for path in (out / "segmenter" / "masks").glob("*.png"))
+    assert masks == [str(i) for i in range(8)]
+    report = json.loads((out / "evaluate" / "report.json").read_text())
+    assert (report["train"], report["test"]) == (6, 2)
+    assert [row["masks"] for row in report["rows"]] == [
+        "cam", "combine", "walk", "pseudo labels", "segmenter, the pictures trained on",
+        "segmenter, test",
+    ]  # fmt: skip
+    assert all(0 <= row["miou"] <= 1 for row in report["rows"])
+    assert "segmenter, test" in said.out
+
+    again = run()
+    assert find_done(again) == []
+    changed = run("--option", "pseudo_threshold=0.2")
+    assert find_done(changed) == ["pseudo-labels", "segmenter", "evaluate"]
+
+
+def test_single_stages_and_a_stop_in_the_middle(run, tmp_path):
+    out = tmp_path / "out"
+    said = run("--to", "segments")
+    assert find_done(said) == ["classify", "cam", "segments"]
+    kept = out / "segments" / "1.slic.png"
+    lost = out / "segments" / "2.quick.png"
+    written = kept.stat().st_mtime_ns
+    lost.unlink()  # as if it had been stopped there
+    said = run("--only", "segments")
+    assert find_done(said) == ["segments"]
+    assert lost.exists()
+    assert kept.stat().st_mtime_ns == written
+    assert find_done(run("--from", "perimeters", "--to", "perimeters")) == ["perimeters"]
+    late = run("--only", "walk")
+    assert (late.code, "is not done yet" in late.err) == (MISUSED, True)
+    both = run("--only", "walk", "--to", "cam")
+    assert (both.code, "give either" in both.err) == (MISUSED, True)
+
+
+def test_without_perimeterfit_and_with_a_given_classifier(run, tmp_path):
+    run("--to", "classify")
+    given = tmp_path / "out" / "classify" / "tiny.classify.safetensors"
+    flags = [
+        "--option", f"classifier={given}", "--option", "uses_perimeterfit=false",
+        "--option", "trains_segmenter=false",
+    ]  # fmt: skip
+    said = run(*flags, out="other")
+    assert said.code == 0, said.err
+    assert find_done(said) == [
+        "cam", "affinity-labels", "affinity", "walk", "pseudo-labels", "evaluate"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["walk_cam=best"], "walk_cam"),
+        (["walk_radius=1"], "2 or more"),
+        (["fg_threshold=0.1"], "below bg_threshold"),
+        (["cam_scales=[]"], "above 0"),
+        (["classify_seed=3"], "classify_seed"),
+        (["classify_pices=4"], "pices"),
+        (["unlabelled=error"], "has no class"),
+        (["pseudo_treshold=0.3"], "pseudo_threshold"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused_before_anything_is_done(run, tmp_path, options, word):
+    said = run("--dry-run", *(part for option in options for part in ("--option", option)))
+    assert said.code != 0
+    assert word in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_dry_run_finds_all_in_order(run, tmp_path):
+    said = run("--dry-run")
+    assert (said.code, "in order" in said.out) == (0, True)
+    assert not (tmp_path / "out").exists()
+
+
+def write_number(number, folder):
+    if number == 7:
+        raise ValueError("seven")
+    (folder / str(number)).write_text(str(number))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_item_is_done_once_and_an_error_ends_the_work(tmp_path, processes):
+    from functools import partial
+
+    (tmp_path / "1").write_text("before")
+    seen = []
+    do_each(
+        range(4),
+        partial(write_number, folder=tmp_path),
+        is_done=lambda number: (tmp_path / str(number)).exists(),
+        processes=processes,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [(tmp_path / str(i)).read_text() for i in range(4)] == ["0", "before", "2", "3"]
+    assert seen == [(2, 4), (3, 4), (4, 4)]
+    with pytest.raises(ValueError, match="seven"):
+        do_each(
+            range(5, 9),
+            partial(write_number, folder=tmp_path),
+            is_done=lambda _: False,
+            processes=processes,
+        )
