@@ -1,0 +1,360 @@
+import json
+import logging
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tests.methods.rws.hosts import LAYERS, DictHost, TinyHost, make_seeded
+
+from maskhone.engine.weights import load_weights
+from maskhone.errors import InputError, UsageError, WeightsError
+from maskhone.methods.rws.attention import observe
+from maskhone.methods.rws.config import StageConfig
+from maskhone.methods.rws.fusion import MixingMaps, View, sample_cells
+from maskhone.methods.rws.host import build_host, load_matching
+from maskhone.methods.rws.loss import segmentation_loss
+from maskhone.methods.rws.store import MixStore, MixWriter, load_slices
+from maskhone.methods.rws.train import group_parameters, parse_recipe, train
+from maskhone.methods.rws.training_set import (
+    LabelledData,
+    StageSource,
+    collate,
+    find_items,
+    load_item,
+)
+
+
+def read_report(out_dir):
+    return json.loads((out_dir / "report.json").read_text())
+
+
+def read_weights(path):
+    return load_weights(path)[0]
+
+
+def stop_at(step):
+    def on_progress(done, planned):
+        if done >= step:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_all_rounds_run_with_mixing_and_leave_the_data_alone(recipe, pictures, list_files):
+    before = {f: (pictures / f).read_bytes() for f in list_files(pictures)}
+    out = pictures / "run"
+    path = train(recipe, out_dir=out)
+    assert {f: (pictures / f).read_bytes() for f in before} == before
+    report = read_report(out)
+    assert set(report["stages"]) == {"0", "1", "2", "3"}
+    assert report["slices-1"]["slices"] > 0
+    assert report["mixing-1"]["pictures"] > 0
+    assert max(report["mixing-1"]["mixed_share"]) > 0
+    assert report["ended"]
+    log = (out / "stage-3" / "log.jsonl").read_text()
+    assert json.loads(log.splitlines()[-2])["mixed_cells"] > 0
+    plain = torch.load(out / "stage-1" / "network.pt", weights_only=True)
+    assert not same(read_weights(path), plain)
+    assert set(read_weights(path.with_suffix(".best.safetensors"))) == set(plain)
+
+
+@pytest.mark.parametrize("step", [7, 18, 24])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(recipe, pictures, step):
+    whole = train(recipe, out_dir=pictures / "whole")
+    planned = sum(s["steps"] for s in read_report(pictures / "whole")["stages"].values())
+    assert step < planned
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, out_dir=pictures / "parts", on_progress=stop_at(step))
+    resumed = train(recipe, out_dir=pictures / "parts", resume=True)
+    assert same(read_weights(whole), read_weights(resumed))
+    assert read_report(pictures / "whole") == read_report(pictures / "parts")
+
+
+def test_without_rounds_it_is_the_first_stage_of_one_with_rounds(recipe, pictures):
+    plain = train({**recipe, "cycles": 0}, out_dir=pictures / "plain")
+    train(recipe, out_dir=pictures / "rws")
+    first = torch.load(pictures / "rws" / "stage-1" / "network.pt", weights_only=True)
+    assert same(read_weights(plain), first)
+
+
+def test_with_nothing_mixed_the_third_stage_is_the_first(recipe, pictures):
+    table = {**recipe, "share_form": "const:0.5", "mixed_layers": [0], "mix_probability": 0.0}
+    train(table, out_dir=pictures / "never")
+    one, three = (
+        torch.load(pictures / "never" / f"stage-{n}" / "network.pt", weights_only=True)
+        for n in (1, 3)
+    )
+    assert same(one, three)  # the same pictures in the same order, changed alike
+
+
+def test_a_network_that_sees_nothing_mixes_nothing_and_a_warning_says_so(recipe, pictures, caplog):
+    blind = {**recipe, "network": "tests.methods.rws.hosts:make_blind"}
+    train(blind, out_dir=pictures / "none")
+    assert "attends to all" in read_report(pictures / "none")["ended"]
+    with caplog.at_level(logging.WARNING):
+        train({**blind, "slice_least_coverage": -1}, out_dir=pictures / "blind")
+    report = read_report(pictures / "blind")
+    assert report["slices-1"]["slices"] > 0
+    assert report["mixing-1"] == {
+        "slices_with_foreground": 0.0, "mixed_share": [0.0, 0.0, 0.0], "pictures": 0
+    }  # fmt: skip
+    assert "nothing gets mixed; of the slices 0 %" in caplog.text
+    one, three = (
+        torch.load(pictures / "blind" / f"stage-{n}" / "network.pt", weights_only=True)
+        for n in (1, 3)
+    )
+    assert same(one, three)
+
+
+def test_one_class_of_many_makes_all_else_background(recipe, pictures):
+    train({**recipe, "classes": [2], "pretrain_epochs": 0}, out_dir=pictures / "run")
+    slices = load_slices(pictures / "run" / "cycle-1" / "slices.jsonl")
+    assert {one.class_index for one in slices} <= {2}
+    assert "p3" not in {one.id for one in slices}
+    data = LabelledData(images="", labels=str(pictures / "labels"), classes=(2,))
+    item = find_items(
+        LabelledData(images=str(pictures / "images"), labels=str(pictures / "labels")), ""
+    )[0]
+    assert set(np.unique(load_item(item, data, 3)[1])) == {0, 2}
+    kept = LabelledData(images="", labels="", classes=(2,), void_as="ignore")
+    assert set(np.unique(load_item(item, kept, 3)[1])) == {0, 2, 255}
+
+
+def test_shuffled_maps_are_those_of_other_pictures(recipe, pictures):
+    own = train(recipe, out_dir=pictures / "own")
+    other = train({**recipe, "assignment": "shuffled"}, out_dir=pictures / "other")
+    assert not same(read_weights(own), read_weights(other))
+
+
+def test_the_previous_stage_can_be_the_start(recipe, pictures):
+    train({**recipe, "stage_start": "previous"}, out_dir=pictures / "run")
+    assert read_report(pictures / "run")["ended"]
+
+
+def test_slices_can_be_seen_at_the_size_of_the_picture(recipe, pictures):
+    train({**recipe, "slice_input": "image"}, out_dir=pictures / "run")
+    assert read_report(pictures / "run")["mixing-1"]["pictures"] >= 0
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7])
+def test_every_epoch_has_every_picture_and_whole_batches_only(pictures, count):
+    data = LabelledData(images=str(pictures / "images"), labels=str(pictures / "labels"))
+    items = (find_items(data, "") * 2)[:count]
+    source = StageSource(
+        [(item, None) for item in items],
+        data,
+        StageConfig(base_px=40, crop_px=16),
+        num_classes=3,
+        batch_size=4,
+        seed=[0, 1],
+    )
+    assert source.per_epoch % 4 == 0
+    assert source.per_epoch - count < 4
+    for epoch in range(2):
+        order = source._order(epoch)
+        places = [order[i % count] for i in range(source.per_epoch)]
+        assert set(places) == set(range(count))
+    first, again = source[3], source[3]
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    assert first.inputs.shape == (3, 16, 16)
+
+
+def test_the_loss_counts_a_second_head_half_and_no_void():
+    x = torch.randn(2, 3, 16, 16)
+    network = make_seeded(DictHost).eval()
+    target = torch.zeros(2, 16, 16, dtype=torch.long)
+    target[0] = 255
+    output = network(x)
+    alone = segmentation_loss({"out": output["out"]}, target)
+    assert segmentation_loss(output, target).item() == pytest.approx(1.5 * alone.item())
+    assert segmentation_loss(output, torch.full_like(target, 255)) == 0
+    entropy = torch.nn.functional.cross_entropy(output["out"], target, ignore_index=255)
+    assert alone.item() == pytest.approx(entropy.item())
+    small = make_seeded(TinyHost).eval()(x)
+    assert small.shape[-1] == 4
+    assert segmentation_loss(small, target) > 0
+
+
+def test_the_second_head_learns_ten_times_as_fast():
+    network = build_host("deeplabv3_resnet50", 2)
+    others, head = group_parameters(network)
+    assert head.rate_factor == 10
+    assert {p.shape[0] for p in head.parameters} == {256, 2}
+    assert len(others.parameters) + len(head.parameters) == len(list(network.parameters()))
+
+
+def make_store(folder, features, winners, boxes):
+    shares = np.where(winners >= 0, np.float32(0.25), np.float32(1))
+    maps = MixingMaps(shares=shares, winners=winners)
+    cells = np.arange(features.shape[1] * features.shape[2])
+    entry = (cells, features.reshape(len(features), -1).T, features.shape[1:])
+    with MixWriter(folder, layers=1) as writer:
+        writer.add("other", maps, boxes, {0: [entry]})
+        writer.add("a/b", maps, boxes, {0: [entry]})
+    return maps
+
+
+def test_the_store_gives_back_what_was_put_in(tmp_path):
+    random = np.random.default_rng(0)
+    winners = np.full((1, 20, 30), -1, dtype=np.int32)
+    winners[0, 5:12, 3:20] = 0
+    boxes = [(2, 4, 24, 16)]
+    features = random.standard_normal((5, 6, 11)).astype(np.float16).astype(np.float32)
+    maps = make_store(tmp_path, features, winners, boxes)
+    store = MixStore(tmp_path)
+    assert len(store) == 2
+    assert "a/b" in store
+    assert "c" not in store
+    found = store.read_maps("a/b")
+    np.testing.assert_array_equal(found.winners, maps.winners)
+    np.testing.assert_array_equal(found.shares, maps.shares)
+    view = View(size_hw=(20, 30), resized_hw=(40, 60), is_mirrored=True, crop_yxhw=(3, 5, 32, 32))
+    ours = store.sample("a/b", 0, view, (8, 8))
+    direct = sample_cells(
+        maps,
+        0,
+        view,
+        (8, 8),
+        boxes=boxes,
+        grids_hw=[(6, 11)],
+        channels=5,
+        fetch=lambda j, cells: features.reshape(5, -1)[:, cells].T,
+    )
+    assert len(ours.places)
+    np.testing.assert_array_equal(ours.places, direct.places)
+    np.testing.assert_allclose(ours.add, direct.add, atol=1e-6)
+    larger = View(size_hw=(40, 60), resized_hw=(40, 60), is_mirrored=True, crop_yxhw=(3, 5, 32, 32))
+    np.testing.assert_array_equal(store.sample("a/b", 0, larger, (8, 8)).places, ours.places)
+
+
+def test_an_unfinished_store_does_not_count(tmp_path):
+    with pytest.raises(RuntimeError), MixWriter(tmp_path, layers=1):
+        raise RuntimeError
+    assert not (tmp_path / "index.json").exists()
+
+
+def test_weights_of_other_classes_leave_the_last_layer_fresh():
+    network, other = make_seeded(TinyHost, 3), make_seeded(TinyHost, 7, seed=1)
+    fresh = load_matching(network, other.state_dict(), num_classes=3)
+    assert fresh == ["head.weight", "head.bias"]
+    assert torch.equal(network.one[0].weight, other.one[0].weight)
+    lacking = {k: v for k, v in other.state_dict().items() if not k.startswith("two")}
+    with pytest.raises(WeightsError, match=r"there: lacks 6 tensors of the network \(two\.0"):
+        load_matching(network, lacking, num_classes=3, source="there")
+
+
+def test_batches_know_whose_cells_they_hold(recipe, pictures):
+    train(recipe, out_dir=pictures / "run")
+    data = LabelledData(images=recipe["images"], labels=recipe["labels"])
+    from maskhone.methods.rws.training_set import Mixing
+
+    store = MixStore(pictures / "run" / "cycle-1" / "maps")
+    source = StageSource(
+        [(item, None) for item in find_items(data, "") if item.id in store],
+        data,
+        StageConfig(base_px=40, scale_range=(1.0, 1.0), crop_px=52, mirrors=False),
+        num_classes=3,
+        batch_size=2,
+        seed=[0, 1],
+        mixing=Mixing(
+            store=store,
+            shapes=[(8, 26, 26), (12, 13, 13), (12, 13, 13)],
+            layers=range(3),
+            probability=1.0,
+            ids={},
+        ),
+    )
+    samples = [source[0], source[1]]
+    batch = collate(samples)
+    for layer in range(3):
+        places = batch[f"places-{layer}"]
+        assert len(places) == len(batch[f"keep-{layer}"]) == len(batch[f"add-{layer}"])
+        for b, one in enumerate(samples):
+            own = places[places[:, 0] == b]
+            np.testing.assert_array_equal(own[:, 1:], one.cells[layer].places[:, 1:])
+            rows, columns = own[:, 1].numpy(), own[:, 2].numpy()
+            stride = 52 // [26, 13, 13][layer]
+            labels = one.target[rows * stride + stride // 2, columns * stride + stride // 2]
+            assert (labels > 0).all()  # only the object is mixed, wherever it went
+
+
+def test_heat_and_features_of_slices_come_from_one_pass():
+    network = make_seeded()
+    x = torch.randn(1, 3, 20, 20)
+    seen = observe(network, x, LAYERS)
+    assert [tuple(f.shape) for f in seen.features] == [(8, 10, 10), (12, 5, 5), (12, 5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lerning_rate": 1}, "did you mean learning_rate"),
+        ({"iterations": 5}, "leave iterations out"),
+        ({"batch_size": 1}, "batch_size is 1"),
+        ({"network": "resnet"}, "resnet"),
+        ({"network": "nowhere.at:all"}, "cannot import nowhere.at"),
+        ({"network": "tests.methods.rws.hosts:nothing"}, "no function or class nothing"),
+        ({"network": "tests.methods.rws.hosts:make_number"}, "returns int"),
+        ({"layers": ["one", "tree"]}, "nearest: three"),
+        ({"layers": []}, "name its stages"),
+        ({"mixed_layers": [3]}, "expected 0 to 2"),
+        ({"classes": [3]}, "num_classes is 3"),
+        ({"classes": [0]}, "background is 0"),
+        ({"heat_mask": "truth"}, "heat_mask"),
+        ({"share_form": "sum"}, "share_form"),
+        ({"cycles": -1}, "cycles"),
+        ({"scale_range": [1.0]}, "scale_range"),
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"void_as": "nothing"}, "void_as"),
+        ({"start_from": "a", "init_from": "b"}, "leave one"),
+        ({"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(recipe, pictures, changes, said):
+    with pytest.raises(UsageError, match=said):
+        train({**recipe, **changes}, out_dir=pictures / "run", dry_run=True)
+
+
+def test_data_that_does_not_fit_is_refused_with_the_reason(recipe, pictures):
+    def attempt(**changes):
+        return train({**recipe, **changes}, out_dir=pictures / "run")
+
+    (pictures / "three.txt").write_text("p3\n")
+    (pictures / "nine.txt").write_text("p0\np9\n")
+    PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(pictures / "images" / "p9.png")
+    with pytest.raises(InputError, match="class 2 is in none of the 1 label maps"):
+        attempt(train_list=str(pictures / "three.txt"), classes=[2], pretrain_epochs=0)
+    with pytest.raises(InputError, match=r"labels: has no label map p9"):
+        attempt(train_list=str(pictures / "nine.txt"))
+    with pytest.raises(InputError, match=r"p0.png: has label 2, but num_classes is 2"):
+        attempt(num_classes=2)
+    with pytest.raises(InputError, match="no such folder"):
+        attempt(images=str(pictures / "none"))
+    with pytest.raises(WeightsError, match="no such file"):
+        attempt(init_from=str(pictures / "none.pth"))
+
+
+def test_a_folder_with_a_run_is_not_used_for_another(recipe, pictures):
+    table = {**recipe, "cycles": 0, "pretrain_epochs": 0, "epochs": 1}
+    train(table, out_dir=pictures / "run")
+    with pytest.raises(UsageError, match="--resume"):
+        train(table, out_dir=pictures / "run")
+    with pytest.raises(UsageError, match="another epochs"):
+        train({**table, "epochs": 2}, out_dir=pictures / "run", resume=True)
+
+
+def test_many_processes_are_refused(recipe, pictures, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        train(recipe, out_dir=pictures / "run")
+
+
+def test_a_dry_run_writes_nothing(recipe, pictures):
+    train(recipe, out_dir=pictures / "run", dry_run=True)
+    assert not (pictures / "run").exists()
+    assert parse_recipe(recipe)[0].name == "tiny.rws"

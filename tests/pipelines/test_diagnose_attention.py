@@ -1,0 +1,144 @@
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from tests.methods.rws.hosts import LAYERS, make_tiny
+
+from maskhone.engine.weights import save_weights
+from maskhone.errors import InputError, UsageError, WeightsError
+from maskhone.methods.rws.pictures import draw_missing_weights
+from maskhone.methods.rws.store import load_slices, save_slices
+from maskhone.pipelines.diagnose_attention import diagnose_attention, to_text
+
+HOST = "tests.methods.rws.hosts:make_tiny"
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Three pictures with a square of class 1; the third one also has class 2."""
+    random = np.random.default_rng(0)
+    for i in range(3):
+        image = random.integers(0, 80, (40, 60, 3)).astype(np.uint8)
+        label = np.zeros((40, 60), np.uint8)
+        label[8:30, 10:40] = 1
+        image[8:30, 10:40, 0] = 220
+        if i == 2:
+            label[32:38, 44:58] = 2
+        for folder, array in (("images", image), ("labels", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            PIL.Image.fromarray(array).save(tmp_path / folder / f"{i}.png")
+    return tmp_path
+
+
+def diagnose(scene, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        chosen = {"network": HOST, "layers": LAYERS, "num_classes": 3, "heat_mask": "label"}
+        given = {**chosen, "slice_heat": 0.3, "device": "cpu", **options}
+        return diagnose_attention(scene / "images", scene / "labels", scene / "out", **given)
+
+
+def test_the_table_has_a_row_for_each_class_and_stage(scene):
+    report = diagnose(scene)
+    assert [(row["class"], row["layer"]) for row in report.rows] == [
+        (index, name) for index in (1, 2) for name in LAYERS
+    ]
+    for row in report.rows:
+        assert 0 <= row["missing"] <= 1
+        assert 0 <= row["best"] <= 1
+    for index in (1, 2):
+        rows = [row for row in report.rows if row["class"] == index]
+        highest = {round(row["missing"] + row["heat"], 3) for row in rows}
+        assert max(highest) - min(highest) < 2e-3  # what is missing is missing to the same maximum
+    assert [(row["pictures"], row["pixels"]) for row in report.classes] == [(3, 3 * 660), (1, 84)]
+    stored = json.loads((scene / "out" / "report.json").read_text())
+    assert stored["rows"] == report.rows
+    assert (scene / "out" / "report.txt").read_text() == to_text(report)
+    assert load_slices(scene / "out" / "slices.jsonl") == report.slices
+
+
+def test_pictures_show_the_object_and_nothing_else(scene):
+    diagnose(scene)
+    for i, name in enumerate(LAYERS, start=1):
+        drawn = np.array(PIL.Image.open(scene / "out" / f"f{i}-{name}" / "0.png"))
+        assert drawn.shape == (40, 60, 3)
+        outside = np.ones((40, 60), dtype=bool)
+        outside[8:30, 10:40] = False
+        assert not drawn[outside].any()
+        assert drawn[~outside].any()
+
+
+def test_slices_that_were_weak_before_are_persistent(scene):
+    first = diagnose(scene)
+    assert first.slices
+    assert first.persistent == []
+    half = first.slices[::2]
+    earlier = save_slices(scene / "earlier.jsonl", half)
+    again = diagnose(scene, earlier=[earlier])
+    assert again.persistent == half
+    assert sum(row["persistent"] for row in again.classes) == len(half)
+
+
+def test_few_pictures_are_drawn_where_asked(scene, list_files):
+    diagnose(scene, most_pictures=1)
+    files = list_files(scene / "out")
+    assert sum(name.startswith("f1-") for name in files) == 1
+    assert sum(name.startswith("slices/") for name in files) == 1
+
+
+def test_weights_know_their_network_and_stages(scene):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = make_tiny(3).state_dict()
+    config = {"num_classes": 3, "layers": list(LAYERS)}
+    header = {"name": "a", "method": HOST, "licence": "none", "config": config}
+    path = save_weights(scene / "a.safetensors", state, header, half=False)
+    known = diagnose(scene, weights=path, network="", layers=(), num_classes=0)
+    assert known.rows == diagnose(scene).rows
+
+
+def test_one_class_can_be_asked_about(scene):
+    assert {row["class"] for row in diagnose(scene, classes=[2]).rows} == {2}
+
+
+def test_a_picture_that_cannot_be_used_is_said_and_left_out(scene):
+    PIL.Image.fromarray(np.full((40, 60), 9, np.uint8)).save(scene / "labels" / "1.png")
+    report = diagnose(scene)
+    assert report.classes[0]["pictures"] == 2
+    assert "has label 9" in report.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"layers": ["one", "tow"]}, UsageError, "nearest: two"),
+        ({"layers": ["one.3"]}, UsageError, "no layer"),
+        ({"layers": ()}, UsageError, "name its stages"),
+        ({"network": ""}, UsageError, "name the network"),
+        ({"over": "nothing"}, UsageError, "over"),
+        ({"heat_mask": "truth"}, UsageError, "heat_mask"),
+        ({"classes": [7]}, InputError, "none of 3 label maps"),
+    ],
+)
+def test_what_cannot_be_is_refused(scene, options, error, said):
+    with pytest.raises(error, match=said):
+        diagnose(scene, **options)
+
+
+def test_missing_weight_files_are_refused(scene):
+    with pytest.raises(WeightsError):
+        diagnose(scene, weights=scene / "none.safetensors")
+
+
+def test_published_colours_are_ours_with_red_and_blue_swapped():
+    missing = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    label = np.full((3, 4), 255, np.uint8)
+    label[0, 0] = 0
+    ours = draw_missing_weights(missing, label)
+    published = draw_missing_weights(missing, label, colours="swapped")
+    np.testing.assert_array_equal(ours, published[..., ::-1])
+    assert not ours[0, 0].any()
+    assert ours[0, 1, 2] > ours[0, 1, 0]  # little is missing: blue
+    assert ours[-1, -1, 0] > ours[-1, -1, 2]  # much: red
