@@ -166,7 +166,7 @@ def refine(
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Folder of masks, or COCO results json.")],
     target: Annotated[Path, typer.Argument(help="Ground truth of the same form.")],
-    format: Annotated[str, typer.Option(help="auto, folder, coco, cityscapes or big.")] = "auto",
+    format: Annotated[str, typer.Option(help="auto, folder, coco, cityscapes, big, voc.")] = "auto",
     coarse: Annotated[
         Path | None, typer.Option(help="The masks before refinement, scored beside.")
     ] = None,
@@ -392,6 +392,72 @@ def thresholds(
         typer.echo(json.dumps({"rows": report.rows, "images": report.images}, indent=2))
     else:
         out.print(_score_table(report.rows))
+    _finish(report.problems)
+
+
+@diagnose_app.command("attention")
+def attention(
+    images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    labels: Annotated[Path, typer.Argument(help="Folder of label maps of the same names.")],
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for heat maps, tables, weak slices.")
+    ],
+    network: Annotated[
+        str, typer.Option(help="deeplabv3_resnet50, _resnet101, or PACKAGE.MODULE:FACTORY.")
+    ] = "",
+    weights: Annotated[Path | None, typer.Option(help="Weights of the network.")] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option("--layer", help="A stage by its name, in order; repeatable.")
+    ] = None,
+    num_classes: Annotated[
+        int, typer.Option(help="Outputs of the network; 0: as the weights say, else 21.")
+    ] = 0,
+    ids: Annotated[Path | None, typer.Option(help="Text file of ids: use only these.")] = None,
+    classes: Annotated[
+        list[int] | None, typer.Option("--class", help="Ask about this label; repeatable.")
+    ] = None,
+    label_shift: Annotated[int, typer.Option(help="Added to every label but 255.")] = 0,
+    picture_px: Annotated[
+        int, typer.Option(help="Make the shorter side this small; 0 leaves pictures as they are.")
+    ] = 0,
+    heat_method: Annotated[
+        str, typer.Option(help="gradcam, gradcam++, layercam, hirescam or xgradcam.")
+    ] = "gradcam",
+    slice_heat: Annotated[
+        float, typer.Option(help="Above this heat a pixel counts as attended to.")
+    ] = 0.0,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(help="slices.jsonl of an earlier diagnosis: what is weak again? Repeatable."),
+    ] = None,
+    most_pictures: Annotated[int, typer.Option(help="Of each kind to draw; 0: none.")] = 50,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+) -> None:
+    """Show which stage of a segmentation network overlooks what (RWS)."""
+    from maskhone.pipelines.diagnose_attention import diagnose_attention, to_text
+
+    with _progress("looking") as on_progress:
+        report = diagnose_attention(
+            images,
+            labels,
+            output,
+            network=network,
+            weights=weights,
+            layers=tuple(layers or ()),
+            num_classes=num_classes,
+            ids=ids,
+            classes=tuple(classes or ()),
+            label_shift=label_shift,
+            picture_px=picture_px,
+            heat_method=heat_method,
+            slice_heat=slice_heat,
+            earlier=tuple(earlier or ()),
+            most_pictures=most_pictures,
+            device=device,
+            on_progress=on_progress,
+        )
+    out.print(escape(to_text(report)), soft_wrap=True, highlight=False)
     _finish(report.problems)
 
 
