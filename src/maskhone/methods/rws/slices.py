@@ -134,8 +134,6 @@ def _starts(
 def measure_coverage(is_hot: Bools, is_class: Bools, boxes: Boxes) -> NDArray[np.float64]:
     """Measures the IoU of heat and label in each window: `(K,)`, NaN where neither is.
 
-    Sums over windows come from summed-area tables, whatever their number.
-
     Args:
         is_hot: `(H, W)`, where the heat is above its threshold.
         is_class: `(H, W)`, the label.
@@ -155,13 +153,20 @@ def measure_coverage(is_hot: Bools, is_class: Bools, boxes: Boxes) -> NDArray[np
 
 
 def sum_windows(values: Bools, boxes: Boxes) -> NDArray[np.float64]:
-    """Counts the true pixels in each window."""
-    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), dtype=np.int64)
-    np.cumsum(values, axis=0, out=table[1:, 1:])
-    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
+    """Counts the true pixels in each window, `(K,)`.
+
+    Windows of a grid share few intervals of rows and of columns: one product of matrices sums over
+    all pairs of them.
+    """
     x1, y1, x2, y2 = boxes.T
-    counts = table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]
-    return np.asarray(counts, dtype=np.float64)
+    rows, of_rows = np.unique(np.stack([y1, y2], axis=1), axis=0, return_inverse=True)
+    columns, of_columns = np.unique(np.stack([x1, x2], axis=1), axis=0, return_inverse=True)
+    exact = np.float32 if values.size < 2**24 else np.float64  # of whole numbers
+    y, x = (np.arange(side) for side in values.shape)
+    in_rows = ((y >= rows[:, :1]) & (y < rows[:, 1:])).astype(exact)
+    in_columns = ((x >= columns[:, :1]) & (x < columns[:, 1:])).astype(exact)
+    table = in_rows @ values.astype(exact) @ in_columns.T
+    return np.asarray(table[of_rows.ravel(), of_columns.ravel()], dtype=np.float64)
 
 
 def find_weak_slices(
