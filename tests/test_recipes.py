@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from maskhone.engine.recipe import split_recipe
 from maskhone.errors import UsageError
 from maskhone.methods.bpr.train import parse_recipe as parse_bpr
 from maskhone.methods.perimeterfit.train import (
@@ -14,7 +15,9 @@ from maskhone.methods.perimeterfit.train import (
 from maskhone.methods.prn.train import parse_recipe as parse_prn
 from maskhone.methods.rws.train import parse_recipe as parse_rws
 from maskhone.methods.segrefiner.train import parse_recipe as parse_segrefiner
+from maskhone.pipelines.prn_few_shot import FewShot
 from maskhone.pipelines.prn_plan import parse_recipe as parse_prn_pipeline
+from maskhone.pipelines.pseudo_plan import parse_recipe as parse_pseudo
 from maskhone.pipelines.train import list_trainable, read_named_recipe, read_recipe
 from maskhone.pipelines.train_segmenter import parse_recipe as parse_base
 from maskhone.segmenters.catalogue import SEGMENTERS
@@ -31,10 +34,16 @@ PARSERS = {
     "deeplabv3plus": parse_segmenter_recipe,
 }
 PIPELINE_PARSERS = {
+    "pseudo-labels": lambda table: (parse_pseudo(table, Path()).plan, None),
+    "prn-few-shot": lambda table: (*split_recipe(without(table, "method"), [FewShot]), None),
     "prn-pipeline": lambda table: parse_prn_pipeline(
         table, lambda name: read_named_recipe(name, beside=RECIPES[0])
-    )
+    ),
 }
+
+
+def without(table, key):
+    return {k: v for k, v in table.items() if k != key}
 
 
 def parse(table):
@@ -49,10 +58,10 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_is_in_order(path):
     table = read_recipe(path)
-    assert table["method"] in list_trainable()
+    assert table["method"] in (*list_trainable(), "pseudo-labels")
     first, *_, last = parse(table)
     if table["method"] in PIPELINE_PARSERS:
-        assert first.name.split(".")[1] == path.stem.split(".")[1]
+        assert first.name.split(".")[1:] == path.stem.split(".")[1:]
     else:
         assert first.name == path.stem
         assert last.iterations > 0

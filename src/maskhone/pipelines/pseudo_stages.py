@@ -17,6 +17,7 @@ from maskhone.data.class_maps import Cams, load_class_arrays, read_cams, write_c
 from maskhone.data.images import read_image, read_label_map, write_image
 from maskhone.data.tagged_images import TaggedImage
 from maskhone.data.voc import write_voc_labels
+from maskhone.errors import InputError
 from maskhone.methods.perimeterfit.config import PerimeterFitConfig
 from maskhone.methods.perimeterfit.labels import label_maps, make_affinity_labels
 from maskhone.methods.perimeterfit.network import AffinityNet, predict_edges
@@ -93,6 +94,11 @@ def write_fits(
     for kind in config.kinds:
         name = f"{item.id}.{kind}.png"
         segments = read_label_map(folders["segments"] / name)
+        if segments.shape != cams.size_hw:
+            raise InputError(
+                f"{folders['segments'] / name}: {segments.shape}, but the class maps of {item.id} "
+                f"are {cams.size_hw}; make both again from one picture"
+            )
         lines = read_label_map(folders["perimeters"] / name).astype(np.uint8)
         found[kind] = np.packbits(_fit(segments, lines, cams.hr_cam, kind, config))
     save_arrays(folder / f"{item.id}.npz", found)
