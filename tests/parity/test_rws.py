@@ -1,12 +1,16 @@
 """RWS against the outputs of the original code, and of our reference where the manifest says so."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.parity.golden import Fixture, find_fixtures, tolerance_number, weight_by_rule
+from tests.parity.golden import ROOT, Fixture, find_fixtures, tolerance_number, weight_by_rule
 
+from maskhone.data.voc import VOC_CLASSES
+from maskhone.data.voc_class_lists import read_voc_class_list
 from maskhone.methods.rws.attention import (
     WEIGHINGS,
     explain,
@@ -502,3 +506,13 @@ def test_rate_and_loss_and_scores_are_the_published(fixture: Fixture) -> None:
     for count, groups in manifest["batch_groups"].items():
         assert plan_published_groups(int(count), batch_size) == groups
     assert not stored.left
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "rws").glob("class_lists*.json")), ids=lambda path: path.stem
+)
+def test_the_lists_of_each_class_are_the_published(path: Path) -> None:
+    for name, listed in json.loads(path.read_text())["classes"].items():
+        assert VOC_CLASSES.index(name) + 1 == listed["index"]
+        for split in ("train", "val"):
+            assert read_voc_class_list(f"voc:{name}:{split}") == listed[split]

@@ -20,6 +20,7 @@ from maskhone.data.images import read_image
 from maskhone.data.pictures import PICTURE_SUFFIXES
 from maskhone.data.splits import read_ids
 from maskhone.data.voc import read_voc_labels
+from maskhone.data.voc_class_lists import PREFIX, read_voc_class_list
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.rws.config import StageConfig
 from maskhone.methods.rws.fusion import Cells, View
@@ -40,7 +41,8 @@ class LabelledData:
     Attributes:
         images: folder of pictures.
         labels: folder of label maps of the same names: grey or palette PNGs that hold numbers.
-        train_list: text file of the ids to train on, one a line; empty takes all label maps.
+        train_list: text file of the ids to train on, one a line; or `voc:car:train`, a list that
+            comes with the package; empty takes all label maps.
         validation_list: likewise, of those to score; empty scores none.
         classes: labels to learn; others become background. Empty takes all. As published: one.
         needs_classes: with `classes`, train on pictures that hold one of them only.
@@ -94,7 +96,7 @@ def find_items(data: LabelledData, list_path: str) -> list[LabelledItem]:
             raise InputError(f"{folder}: no such folder; set {name} to where they are")
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         found[name] = {p.stem: p for p in files}
-    ids = read_ids(Path(list_path)) if list_path else sorted(found["labels"])
+    ids = _read_list(list_path) if list_path else sorted(found["labels"])
     if not ids:
         raise InputError(f"{list_path or data.labels}: names no pictures")
     for id in ids:
@@ -105,6 +107,12 @@ def find_items(data: LabelledData, list_path: str) -> list[LabelledItem]:
         LabelledItem(id=id, image_path=found["images"][id], label_path=found["labels"][id])
         for id in ids
     ]
+
+
+def _read_list(name: str) -> list[str]:
+    if name.startswith(PREFIX) and not Path(name).exists():
+        return read_voc_class_list(name)
+    return read_ids(Path(name))
 
 
 def load_item(
