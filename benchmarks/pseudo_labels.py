@@ -3,8 +3,8 @@
     python benchmarks/pseudo_labels.py IMAGE [--run runs/mine] [--json OUT]
 
 PerimeterFit: components of a label map against the published flood, pixel by pixel, which also
-floods the useless channel of the background. Walk: 2 to the power 8 sparse steps against squaring the
-dense matrix eight times. Dense CRF: ours against pydensecrf2, where that is installed
+floods the useless channel of the background. Walk: 2 to the power 8 sparse steps against squaring
+the dense matrix eight times. Dense CRF: ours against pydensecrf2, where that is installed
 (`pip install pydensecrf2`, needs a compiler). With `--run`, images a minute of each stage of a
 pipeline that is done.
 """
