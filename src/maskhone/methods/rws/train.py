@@ -215,7 +215,7 @@ def improve(run: Run) -> nn.Module:
         if abs(previous - len(slices)) < run.config.settled:
             run.note(ended=f"the number of slices settled: {previous}, then {len(slices)}")
             return network
-    run.note(ended=f"after {run.config.cycles} rounds")
+    run.note(ended=f"all rounds done: {run.config.cycles}")
     return network
 
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from maskhone.contracts import Image, describe_size_mismatch
 from maskhone.data.images import read_image
 from maskhone.data.pictures import PICTURE_SUFFIXES
-from maskhone.data.splits import read_ids
-from maskhone.data.voc import read_voc_labels
+from maskhone.data.voc import read_voc_labels, read_voc_list
 from maskhone.data.voc_class_lists import PREFIX, read_voc_class_list
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.rws.config import StageConfig
@@ -41,8 +40,8 @@ class LabelledData:
     Attributes:
         images: folder of pictures.
         labels: folder of label maps of the same names: grey or palette PNGs that hold numbers.
-        train_list: text file of the ids to train on, one a line; or `voc:car:train`, a list that
-            comes with the package; empty takes all label maps.
+        train_list: text file of the ids to train on, one a line; or a list that comes with the
+            package: `train`, `train_aug`, `val` of VOC, `voc:car:train`; empty takes all label maps.
         validation_list: likewise, of those to score; empty scores none.
         classes: labels to learn; others become background. Empty takes all. As published: one.
         needs_classes: with `classes`, train on pictures that hold one of them only.
@@ -112,7 +111,7 @@ def find_items(data: LabelledData, list_path: str) -> list[LabelledItem]:
 def _read_list(name: str) -> list[str]:
     if name.startswith(PREFIX) and not Path(name).exists():
         return read_voc_class_list(name)
-    return read_ids(Path(name))
+    return read_voc_list(name)
 
 
 def load_item(
