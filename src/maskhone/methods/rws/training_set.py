@@ -41,7 +41,7 @@ class LabelledData:
         images: folder of pictures.
         labels: folder of label maps of the same names: grey or palette PNGs that hold numbers.
         train_list: text file of the ids to train on, one a line; or a list that comes with the
-            package: `train`, `train_aug`, `val` of VOC, `voc:car:train`; empty takes all label maps.
+            package: `train`, `train_aug`, `val` of VOC, `voc:car:train`. Empty takes all maps.
         validation_list: likewise, of those to score; empty scores none.
         classes: labels to learn; others become background. Empty takes all. As published: one.
         needs_classes: with `classes`, train on pictures that hold one of them only.
