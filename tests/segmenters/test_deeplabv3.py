@@ -5,7 +5,8 @@ import torch
 from maskhone.contracts import Segmenter
 from maskhone.engine.weights import read_header, save_weights
 from maskhone.errors import InputError, UsageError, WeightsError
-from maskhone.pipelines.deeplabv3 import RELEASED, import_deeplabv3, load_deeplabv3
+from maskhone.pipelines.deeplabv3 import import_deeplabv3, load_deeplabv3
+from maskhone.segmenters.catalogue import RELEASED_DEEPLABV3
 from maskhone.segmenters.deeplabv3 import DeepLabV3, DeepLabV3Segmenter, build_like, prepare_image
 
 
@@ -40,7 +41,7 @@ def test_pictures_keep_their_shape_and_become_normalised_rgb():
 
 
 def test_released_names_are_those_of_the_networks():
-    assert set(RELEASED.values()) == {"deeplabv3_resnet50", "deeplabv3_resnet101"}
+    assert set(RELEASED_DEEPLABV3.values()) == {"deeplabv3_resnet50", "deeplabv3_resnet101"}
 
 
 def test_a_checkpoint_is_read_as_it_is_and_converted(network, tmp_path):
@@ -76,7 +77,7 @@ def test_other_files_are_refused(network, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"other\.pth: the tensors lack"):
         load_deeplabv3(tmp_path / "other.pth")
-    name = next(iter(RELEASED))
+    name = next(iter(RELEASED_DEEPLABV3))
     torch.save(network.state_dict(), tmp_path / name)
     with pytest.raises(WeightsError, match="promises sha256 cd0a2569"):
         import_deeplabv3(tmp_path / name)

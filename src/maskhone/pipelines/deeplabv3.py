@@ -8,16 +8,8 @@ from maskhone.engine.checkpoints import check_keys, check_released_hash, read_st
 from maskhone.engine.infer import choose_device, choose_dtype
 from maskhone.engine.weights import find_weights, load_weights, save_weights
 from maskhone.errors import UsageError, WeightsError
+from maskhone.segmenters.catalogue import DEEPLABV3
 from maskhone.segmenters.deeplabv3 import DeepLabV3, DeepLabV3Segmenter, build_like
-
-DEEPLABV3 = {"deeplabv3_resnet50": "resnet50", "deeplabv3_resnet101": "resnet101"}
-"""Our names, and the backbone of each."""
-
-RELEASED = {
-    "deeplabv3_resnet50_coco-cd0a2569.pth": "deeplabv3_resnet50",
-    "deeplabv3_resnet101_coco-586e9e4e.pth": "deeplabv3_resnet101",
-}
-"""torchvision's files: COCO pictures, the 20 classes of VOC and the background."""
 
 
 def import_deeplabv3(path: Path, out: Path | None = None, *, name: str | None = None) -> Path:

@@ -6,7 +6,12 @@ from pathlib import Path
 from maskhone.errors import UsageError
 from maskhone.methods.catalogue import import_weights as import_refiner
 from maskhone.methods.catalogue import list_published
-from maskhone.segmenters.catalogue import CLASS_SEGMENTERS, SEGMENTERS
+from maskhone.segmenters.catalogue import (
+    CLASS_SEGMENTERS,
+    DEEPLABV3,
+    RELEASED_DEEPLABV3,
+    SEGMENTERS,
+)
 
 AFFINITY_NET = "affinitynet"
 """AffinityNet's checkpoints are imported by this name; their files go by names of all kinds."""
@@ -39,9 +44,13 @@ def import_weights(path: Path, out: Path | None = None, *, name: str | None = No
         from maskhone.methods.perimeterfit.convert import import_checkpoint
 
         return import_checkpoint(path, out)
+    if wanted in DEEPLABV3 or path.name in RELEASED_DEEPLABV3:
+        from maskhone.pipelines.deeplabv3 import import_deeplabv3
+
+        return import_deeplabv3(path, out, name=wanted)
     refiners = list_published()
     is_known = path.name in {Path(file).name for file in refiners}
-    known = [*refiners.values(), *SEGMENTERS, *CLASS_SEGMENTERS, AFFINITY_NET]
+    known = [*refiners.values(), *SEGMENTERS, *CLASS_SEGMENTERS, *DEEPLABV3, AFFINITY_NET]
     if wanted not in refiners.values() and (name or not is_known):
         raise UsageError(
             f"{name or path.name}: not one of the released files or names; say what it is with "
@@ -60,6 +69,7 @@ def list_importable() -> dict[str, str]:
     files = {ours: file for file, ours in list_published().items()}
     files |= {ours: model.published for ours, model in SEGMENTERS.items()}
     files |= {ours: m.published or "FILE.pth" for ours, m in CLASS_SEGMENTERS.items()}
+    files |= {ours: file for file, ours in RELEASED_DEEPLABV3.items()}
     files[AFFINITY_NET] = "FILE.pth"
     count = Counter(Path(file).name for file in files.values())
     return {

@@ -51,6 +51,16 @@ class ClassSegmenter:
     wrap: Callable[..., Segmenter]
 
 
+DEEPLABV3 = {"deeplabv3_resnet50": "resnet50", "deeplabv3_resnet101": "resnet101"}
+"""Our names, and the backbone of each."""
+
+RELEASED_DEEPLABV3 = {
+    "deeplabv3_resnet50_coco-cd0a2569.pth": "deeplabv3_resnet50",
+    "deeplabv3_resnet101_coco-586e9e4e.pth": "deeplabv3_resnet101",
+}
+"""torchvision's files: COCO pictures, the 20 classes of VOC and the background."""
+
+
 def make_segmenter(
     name: str,
     state: "Mapping[str, Tensor]",
