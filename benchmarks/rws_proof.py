@@ -24,7 +24,7 @@ from maskhone.pipelines.train import read_recipe
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "rws_proof.json"
-RECIPE = ROOT / "recipes" / "small_unet.camvid.rws.toml"
+RECIPE = ROOT / "recipes" / "rws_small_unet.camvid.toml"
 STAGES = 3
 SETS: dict[str, dict[str, Any]] = {  # name -> lines of the recipe
     "camvid-car": {"folder": "camvid", "labels": "masks", "classes": [9]},

@@ -1,6 +1,6 @@
 """A small U-Net of one's own, trained by RWS and asked what each of its stages misses.
 
-    maskhone train recipes/small_unet.camvid.rws.toml -o runs/small_unet
+    maskhone train recipes/rws_small_unet.camvid.toml -o runs/small_unet
 
 RWS needs nothing of a network but the names of its stages: modules that put out maps. `layers` in
 the recipe lists `stage1` to `stage4`, the encoder below.
