@@ -6,6 +6,7 @@ patches, K candidate thresholds. Source: PatchRefineNet section 2.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from maskhone.errors import UsageError
 
 CANDIDATES = (0.05 * np.arange(1, 21)).astype(np.float32)
 """0.05, 0.10, ..., 1.00, as published; the last predicts nothing."""
+
+_SLACK = 1e-3  # of a step: more than rounding can be off, less than a step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,19 +129,36 @@ def _count(
     """Counts pixels above each candidate from one histogram per patch: `(R, C, K)` each.
 
     A score passes as many candidates as lie below it, so the pixels above candidate k are those
-    that pass more than k.
+    that pass more than k. One row of patches at a time: small arrays stay in the caches.
     """
     rows, columns, _ = scores.shape
-    passed = np.searchsorted(candidates, scores.reshape(rows * columns, -1), side="left")
     bins = len(candidates) + 1
-    cells = passed + bins * np.arange(rows * columns)[:, None]
-    shape = (rows, columns, bins)
-    size = rows * columns * bins
-    counts = (
-        np.bincount(cells[truth.reshape(cells.shape).astype(bool)], minlength=size),
-        np.bincount(cells.ravel(), minlength=size),
-    )
-    inside, above = (
-        c.reshape(shape)[..., ::-1].cumsum(axis=-1)[..., -2::-1].astype(np.int64) for c in counts
-    )
-    return inside, above
+    counts = np.empty((rows, columns, bins, 2), dtype=np.int64)
+    starts = 2 * bins * np.arange(columns)[:, None]
+    for row in range(rows):
+        cells = 2 * _count_passed(scores[row], candidates) + truth[row].astype(np.bool_) + starts
+        found = np.bincount(cells.ravel(), minlength=counts[row].size)
+        counts[row] = found.reshape(columns, bins, 2)
+    above = counts[:, :, ::-1].cumsum(axis=2)[:, :, -2::-1]
+    return above[..., 1], above.sum(axis=-1)
+
+
+def _count_passed(
+    scores: NDArray[np.generic], candidates: NDArray[np.float32]
+) -> NDArray[np.integer[Any]]:
+    """Counts, for every score, the candidates below it: at once where they are evenly spaced.
+
+    The place among evenly spaced ones is computed, a little too low, and then put right by one
+    comparison.
+    """
+    steps = np.diff(candidates)
+    if len(steps) == 0 or not np.allclose(steps, steps[0]) or steps[0] <= 0:
+        found: NDArray[np.int64] = np.searchsorted(candidates, scores, side="left")
+        return found
+    bounds = np.append(candidates, np.float32(np.inf))
+    scale = np.float32(1 / steps.mean())
+    shift = np.float32(1 - _SLACK) - candidates[0] * scale
+    places = (np.asarray(scores, dtype=np.float32) * scale + shift).clip(0, len(candidates))
+    passed: NDArray[np.int16] = places.astype(np.int16)
+    passed += np.asarray(scores, dtype=np.float32) > bounds.take(passed)
+    return passed
