@@ -28,6 +28,10 @@ SETS = {  # name -> folder of scores, number that is the object in the truth
     "cfd": ("coarse", None),
 }
 SCORES = ("iou_acc", "iou", "mba")
+_THRESHOLDS = {  # how rows end whose threshold is another one in each run
+    "best on the maps trained on": "base at the best single threshold of the maps trained on",
+    "best on these maps": "ceiling: base at the best single threshold of these maps",
+}
 
 
 def main() -> None:
@@ -59,7 +63,9 @@ def run(
     halves = np.array_split(np.random.default_rng(seed).permutation(ids), 2)
     lists = [out.with_name(f"seed-{seed}-{part}.txt") for part in ("train", "choose")]
     for path, half in zip(lists, halves, strict=True):
-        path.write_text("\n".join(half) + "\n")
+        text = "\n".join(half) + "\n"
+        if not path.exists() or path.read_text() != text:  # a new time of change begins anew
+            path.write_text(text)
     recipe = {
         "name": f"prn.{name}",
         "prn": str(ROOT / "recipes" / "prn_lite.own-maps.toml"),
@@ -83,11 +89,9 @@ def summarise(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Joins the rows of several seeds: mean, and lowest to highest."""
     joined = []
     for rows in zip(*runs, strict=True):
-        label = (
-            rows[0]["masks"].split(",")[0]
-            if "best on" not in rows[0]["masks"]
-            else ("base at the best single threshold of the maps trained on")
-        )
+        label = rows[0]["masks"].split(",")[0]
+        for ending, said in _THRESHOLDS.items():
+            label = said if rows[0]["masks"].endswith(ending) else label
         values = {key: [row[key] for row in rows] for key in SCORES}
         joined.append(
             {

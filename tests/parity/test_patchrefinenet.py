@@ -1,7 +1,6 @@
 """PatchRefineNet against the original's own outputs."""
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -24,19 +23,6 @@ from maskhone.methods.prn.network import (
 )
 from maskhone.methods.prn.thresholds import find_image_threshold, find_thresholds
 from maskhone.nn.losses import edges_of, truth_loss
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One thread, as when the fixtures were made.
-
-    Batch statistics over the few values of the coarsest maps are badly conditioned: the order in
-    which threads add up moves the gradient of a training step by 5 %, five times its tolerance.
-    """
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
 
 
 def pcg(seed: int) -> np.random.Generator:

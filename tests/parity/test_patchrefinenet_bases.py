@@ -1,7 +1,6 @@
 """The base models of PatchRefineNet against the originals' own outputs."""
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,13 +16,7 @@ STAGES = {"spa": "spa_att", "cha": "cha_att"}  # names in the fixtures that are 
 SCALARS = ("prob", "logit", "ca_act_reg")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread, as when the fixtures were made; see `test_patchrefinenet.py`."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pcg(seed: int) -> np.random.Generator:

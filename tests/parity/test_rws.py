@@ -45,6 +45,8 @@ from maskhone.methods.rws.slices import (
 from maskhone.metrics.region import ClassScores
 from maskhone.segmenters.deeplabv3 import DeepLabV3, prepare_image
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BACKBONE = "backbone.layer"
 METHODS = {"gradcampp": "gradcam++"}
 

@@ -4,6 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from maskhone.data.voc import write_voc_labels
 from maskhone.errors import InputError, UsageError
 from maskhone.pipelines.diagnose import diagnose_thresholds
 
@@ -75,3 +76,18 @@ def test_logits_are_read_as_scores(run_cli, maps, tmp_path):
     paths = (tmp_path / "logits", maps[1])
     assert "sigmoid" in run_cli("diagnose", "thresholds", *paths).err
     assert run_cli("diagnose", "thresholds", *paths, "--logits").code == 0
+
+
+def test_a_label_map_of_background_only_is_an_empty_truth(tmp_path, save_picture):
+    save_picture(tmp_path / "s" / "a.png", np.full((64, 64), 100, dtype=np.uint8))
+    write_voc_labels(tmp_path / "t" / "a.png", np.zeros((64, 64), dtype=np.uint8))
+    report = diagnose_thresholds(tmp_path / "s", tmp_path / "t", sides=[32])
+    assert report.rows[0]["iou"] == 1  # nothing is above one half, and nothing should be
+
+
+def test_several_maps_in_a_file_are_refused(tmp_path, save_picture):
+    (tmp_path / "s").mkdir()
+    np.save(tmp_path / "s" / "a.npy", np.full((2, 64, 64), 0.5, dtype=np.float32))
+    save_picture(tmp_path / "t" / "a.png", np.zeros((64, 64), dtype=np.uint8))
+    with pytest.raises(InputError, match="holds 2 maps"):
+        diagnose_thresholds(tmp_path / "s", tmp_path / "t", sides=[32])

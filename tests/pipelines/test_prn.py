@@ -211,7 +211,7 @@ def test_the_report_compares_base_ceiling_and_refined(world):
     report = json.loads((world.reference / "evaluate" / "report.json").read_text())
     names = [row["masks"] for row in report["rows"]]
     assert [name.split()[0] for name in names] == [
-        "base", "base", "ceiling:", "ceiling:", "PatchRefineNet"
+        "base", "base", "ceiling:", "ceiling:", "ceiling:", "PatchRefineNet"
     ]  # fmt: skip
     assert {"iou_acc", "iou", "mba", "mae"} <= report["rows"][0].keys()
     assert report["n"] == len(report["images"]) == 1
@@ -337,7 +337,7 @@ def test_own_scores_stay_where_they_are(world, maps):
 def test_the_ceiling_of_biased_maps_is_above_the_base(world, maps):
     train_recipe(world.own, maps.path / "out", options=maps.options)
     report = json.loads((maps.path / "out" / "evaluate" / "report.json").read_text())
-    base, _, per_image, per_patch, _ = (row["iou_acc"] for row in report["rows"])
+    base, _, _, per_image, per_patch, _ = (row["iou_acc"] for row in report["rows"])
     assert base <= per_image < per_patch
 
 

@@ -120,6 +120,31 @@ def read_score_map(path: Path, *, is_logits: bool = False) -> NDArray[np.float32
     return found
 
 
+def read_truth(path: Path, *, target_value: int | None = None) -> NDArray[np.bool_]:
+    """Reads a truth: `(H, W)`; a label map without any label is one of background only.
+
+    Args:
+        path: a mask of any kind.
+        target_value: the object is where the truth has this number; None reads it as any mask.
+
+    Raises:
+        InputError: the file cannot be read, or holds several masks.
+    """
+    if target_value is not None:
+        is_object: NDArray[np.bool_] = read_label_map(path) == target_value
+        return is_object
+    found = read_mask(path)
+    if found.label_map is not None and not len(found.scores):
+        return np.zeros(found.label_map.shape, dtype=np.bool_)
+    if len(found.scores) != 1:
+        raise InputError(
+            f"{path}: holds {len(found.scores)} masks, expected one; name the object's number with "
+            "target_value, or save a file for each"
+        )
+    inside: NDArray[np.bool_] = found.scores[0] > FOREGROUND
+    return inside
+
+
 def read_map_pair(
     item: MapItem, *, target_value: int | None = None, is_logits: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
@@ -134,10 +159,7 @@ def read_map_pair(
         InputError: a file cannot be used, or the sizes differ.
     """
     scores = read_score_map(item.scores_path, is_logits=is_logits)
-    if target_value is None:
-        truth = read_score_map(item.target_path) > FOREGROUND
-    else:
-        truth = read_label_map(item.target_path) == target_value
+    truth = read_truth(item.target_path, target_value=target_value)
     _check_size(item.target_path, truth, scores, "target")
     label = None
     if item.label_path is not None:

@@ -81,8 +81,18 @@ def from_scores(
         return cut * dtype.type(kind.top) if kind.top > 1 else cut
     if dtype.kind == "f":
         return scores.astype(dtype)
-    steps: NDArray[Any] = np.rint(scores * np.float32(kind.top))
-    return steps.astype(dtype)
+    return to_steps(scores, kind.top).astype(dtype)
+
+
+def to_steps(scores: NDArray[np.floating[Any]], top: int) -> NDArray[np.float64]:
+    """Rounds scores to whole steps of 1 / `top`; one half falls, so that it stays background.
+
+    Example:
+        >>> to_steps(np.array([0.2, 0.5, 0.503]), 255).tolist()
+        [51.0, 127.0, 128.0]
+    """
+    steps: NDArray[np.float64] = np.ceil(scores.astype(np.float64) * top - 0.5)
+    return steps
 
 
 def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskhone.contracts import FOREGROUND, describe_size_mismatch
+from maskhone.contracts import FOREGROUND
 from maskhone.data.files import replace_when_done
-from maskhone.data.images import MASK_SUFFIXES, read_label_map, read_mask
+from maskhone.data.score_maps import MapItem, choose_items, find_map_items, read_map_pair
 from maskhone.data.splits import read_ids
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.prn.thresholds import (
@@ -31,7 +31,7 @@ class CeilingReport:
 
     Attributes:
         rows: one per way of choosing: IoU as mean over images and pooled over all pixels, in
-            [0, 1], and its gain over 0.5.
+            [0, 1], its gain over 0.5, and over the best single threshold of the set.
         images: one per image: its IoU in each way.
         best_threshold: the best one of the set.
         problems: one line for each map that could not be used.
@@ -89,17 +89,18 @@ def diagnose_thresholds(
     """
     if not sides or min(sides) < 1:
         raise UsageError(f"patch sides are {list(sides)}; expected one or more, each 1 px or more")
-    pairs = _find_pairs(scores, target, ids)
+    items = _find_items(scores, target, ids)
     ways = ["0.5", "best of the set", "best per image", *(f"best per {s} px patch" for s in sides)]
     tallies = {way: _Tally() for way in ways}
     curves: list[tuple[NDArray[np.int64], NDArray[np.int64], int]] = []
     images, problems = [], []
-    for done, (name, score_path, target_path) in enumerate(pairs, start=1):
+    for done, item in enumerate(items, start=1):
         try:
-            score, truth = _read(score_path, target_path, target_value, is_logits=logits)
+            score, found_truth, _ = read_map_pair(item, target_value=target_value, is_logits=logits)
         except InputError as error:
             problems.append(str(error))
             continue
+        truth = found_truth > FOREGROUND
         masks = {"0.5": score > FOREGROUND}
         masks["best per image"] = score > find_image_threshold(score, truth)[0]
         for side in sides:
@@ -108,18 +109,19 @@ def diagnose_thresholds(
         for way, mask in masks.items():
             tallies[way].pairs.append(count_overlap(mask, truth))
         curves.append((*count_above(score, truth), int(truth.sum())))
-        images.append({"image": name, **{way: _iou(tallies[way].pairs[-1]) for way in masks}})
+        images.append({"image": item.id, **{way: _iou(tallies[way].pairs[-1]) for way in masks}})
         if labels is not None:
-            _write_label(labels / f"{name}.png", masks[f"best per {sides[0]} px patch"])
+            _write_label(labels / f"{item.id}.png", masks[f"best per {sides[0]} px patch"])
         if on_progress is not None:
-            on_progress(done, len(pairs))
+            on_progress(done, len(items))
     if not images:
         raise InputError(problems[0])
     best, chosen = _choose_for_all(curves)
     tallies["best of the set"].pairs = chosen
     rows = [tally.row(way) for way, tally in tallies.items()]
     rows[1]["threshold"] = f"best of the set ({best:.2f})"
-    rows = [{**row, "gain": row["iou"] - rows[0]["iou"]} for row in rows]
+    over = {"gain": rows[0]["iou"], "gain_over_best": rows[1]["iou"]}
+    rows = [{**row, **{name: row["iou"] - iou for name, iou in over.items()}} for row in rows]
     return CeilingReport(
         rows=rows, images=images, best_threshold=round(best, 2), problems=tuple(problems)
     )
@@ -143,36 +145,11 @@ def _iou(pair: tuple[int, int]) -> float:
     return shared / either if either else 1.0
 
 
-def _find_pairs(scores: Path, target: Path, ids: Path | None) -> list[tuple[str, Path, Path]]:
+def _find_items(scores: Path, target: Path, ids: Path | None) -> list[MapItem]:
     """Matches maps and truths by name."""
-    found = {}
-    for folder in (scores, target):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder")
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES)
-        found[folder] = {p.relative_to(folder).with_suffix("").as_posix(): p for p in files}
-    names = read_ids(ids) if ids else sorted(found[scores])
-    for name in names:
-        for folder in (scores, target):
-            if name not in found[folder]:
-                raise InputError(f"{folder}: has no {name}; score a part with --ids")
-    if not names:
-        raise InputError(f"{scores}: holds no probability maps")
-    return [(name, found[scores][name], found[target][name]) for name in names]
-
-
-def _read(
-    score_path: Path, target_path: Path, target_value: int | None, *, is_logits: bool
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    score = read_mask(score_path, is_logits=is_logits).scores[0]
-    if target_value is None:
-        truth = read_mask(target_path).scores[0] > FOREGROUND
-    else:
-        truth = read_label_map(target_path) == target_value
-    if score.shape != truth.shape:
-        said = describe_size_mismatch(truth.shape, score.shape).replace("image", "target", 1)
-        raise InputError(f"{score_path}: {said}")
-    return score, truth
+    wanted = read_ids(ids) if ids else None
+    items = find_map_items(scores, target, wanted=None if wanted is None else set(wanted))
+    return items if ids is None else choose_items(items, ids)
 
 
 def _write_label(path: Path, label: NDArray[np.bool_]) -> None:

@@ -141,7 +141,7 @@ def list_stages(job: Job) -> list[Stage]:
         Stage(
             name="evaluate",
             make=lambda folder: compare_on_test(job, folder),
-            parameters={},
+            parameters={"sides_px": list(plan.sides_px)},
             after=("scores", "thresholds", "refine"),
         ),
     ]

@@ -27,6 +27,7 @@ from maskhone.errors import InputError, UsageError
 from maskhone.methods.catalogue import load
 from maskhone.methods.prn.train import train as train_prn
 from maskhone.metrics.region import ForegroundScores
+from maskhone.pipelines.stages import describe_files
 from maskhone.pipelines.tables import format_table
 
 REPORT = "report.json"
@@ -97,7 +98,11 @@ def train(
     path, _, header = open_weights(plan.weights, "prn")
     if dry_run:
         return ""
-    settings = {k: v for k, v in recipe.items() if k != "device"}
+    maps = [p for name in names for p in sorted((Path(plan.root) / name).rglob("*")) if p.is_file()]
+    settings = {
+        **{k: v for k, v in recipe.items() if k != "device"},
+        "files": describe_files([path, *maps])["hash"],
+    }
     known = _read_report(out_dir / REPORT, settings)
     for done, name in enumerate(names, start=1):
         if name not in known:

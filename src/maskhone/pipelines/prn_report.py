@@ -23,7 +23,7 @@ from maskhone.errors import InputError
 from maskhone.methods.prn.thresholds import find_image_threshold, find_thresholds
 from maskhone.metrics.boundary import BoundaryScores
 from maskhone.metrics.region import ForegroundScores
-from maskhone.pipelines.diagnose import diagnose_thresholds
+from maskhone.pipelines.diagnose import CeilingReport, diagnose_thresholds
 from maskhone.pipelines.prn_plan import Job, join_problems, write_truth
 
 REPORT = "report.json"
@@ -33,20 +33,10 @@ _SCORED = ("iou_acc", "iou", "iou_two", "f1", "mae")
 
 def make_labels(job: Job, folder: Path) -> None:
     """Writes the pseudo-labels of all maps, and what they could gain on those to train on."""
-    fit = job.part("fit")
-    found = diagnose_thresholds(
-        fit.scores,
-        fit.targets,
-        sides=job.plan.sides_px,
-        target_value=job.target_value,
-        ids=fit.ids,
-        on_progress=job.on_progress,
-    )
-    if found.problems:
-        raise InputError(join_problems(found.problems))
+    found = _diagnose(job, "fit")
     tile_px = job.config.map_px if job.config.tile else 0
     for use in ("fit", "test"):
-        for item, scores, truth in _read_maps(job, use, all_of_them=use == "fit"):
+        for item, scores, truth in _read_maps(job, use, with_held=use == "fit"):
             path = folder / use / f"{item.id}.png"
             if not path.exists():
                 label = label_by_patches(scores, truth, cells=job.label_cells, tile_px=tile_px)
@@ -57,6 +47,26 @@ def make_labels(job: Job, folder: Path) -> None:
         "images": found.images,
     }
     write_text(folder / "ceiling.json", json.dumps(ceiling, indent=2))
+
+
+def _diagnose(job: Job, use: str) -> CeilingReport:
+    """Finds what thresholds could gain on the maps of a part.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    part = job.part(use)
+    found = diagnose_thresholds(
+        part.scores,
+        part.targets,
+        sides=job.plan.sides_px,
+        target_value=job.target_value,
+        ids=part.ids,
+        on_progress=job.on_progress,
+    )
+    if found.problems:
+        raise InputError(join_problems(found.problems))
+    return found
 
 
 def label_by_patches(
@@ -96,11 +106,13 @@ def compare_on_test(job: Job, folder: Path) -> None:
     """Scores the base model, what it could be at most, and PatchRefineNet on the test maps."""
     before = json.loads((job.out_dir / "thresholds" / "ceiling.json").read_text(encoding="utf-8"))
     best = float(before["best_threshold"])
+    own = _diagnose(job, "test").best_threshold
     labels = index_maps(job.out_dir / "thresholds" / "test")
     refined = index_maps(job.out_dir / "refine")
     tallies = {
         "base at 0.5": _Tally(FOREGROUND),
         f"base at {best:.2f}, best on the maps trained on": _Tally(best),
+        f"ceiling: base at {own:.2f}, best on these maps": _Tally(own),
         "ceiling: best threshold per image": _Tally(FOREGROUND, is_cut=True),
         f"ceiling: best per patch, {job.label_cells} x {job.label_cells}": _Tally(
             FOREGROUND, is_cut=True
@@ -112,6 +124,7 @@ def compare_on_test(job: Job, folder: Path) -> None:
     for done, (item, scores, truth) in enumerate(_read_maps(job, "test"), start=1):
         per_image = scores > find_image_threshold(scores, truth)[0]
         maps = (
+            scores,
             scores,
             scores,
             per_image.astype(np.float32),
@@ -130,11 +143,14 @@ def compare_on_test(job: Job, folder: Path) -> None:
 
 
 def _read_maps(
-    job: Job, use: str, *, all_of_them: bool = False
+    job: Job, use: str, *, with_held: bool = False
 ) -> Iterator[tuple[MapItem, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Reads maps and truths of a part, or of the whole folder that it is of."""
+    """Reads maps and truths of a part, and of the maps that only choose the best weights."""
     part = job.part(use)
-    items = find_map_items(part.scores, part.targets) if all_of_them else part.find()
+    items = part.find()
+    if with_held and job.plan.validation_list:
+        held = set(read_ids(Path(job.plan.validation_list))) - {item.id for item in items}
+        items += find_map_items(part.scores, part.targets, wanted=held)
     for item in items:
         scores, truth, _ = read_map_pair(item, target_value=job.target_value)
         yield item, scores, truth > FOREGROUND

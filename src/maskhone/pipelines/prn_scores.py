@@ -37,7 +37,8 @@ def make_scores(job: Job) -> None:
     else:
         ids = choose_ids(job)
         if job.is_converted:
-            _convert_logits(job, ids)
+            held = read_ids(Path(job.plan.validation_list)) if job.plan.validation_list else []
+            _convert_logits(job, {**ids, "fit": list(dict.fromkeys([*ids["fit"], *held]))})
     for use, names in ids.items():
         write_text(job.part(use).ids, "".join(f"{name}\n" for name in names))
 
@@ -171,6 +172,12 @@ def choose_ids(job: Job) -> dict[str, list[str]]:
         test, rest = ([rest[i] for i in sorted(part)] for part in (held, stay))
     fit = lists["train"] or rest
     both = set(fit) & set(test) if not plan.test_scores else set()
+    chosen_by = set(lists["held"]) & set(test) if not plan.test_scores else set()
+    if chosen_by:
+        raise UsageError(
+            f"{min(chosen_by)} is to choose the best weights and to be scored on; keep it in one "
+            "list"
+        )
     if both:
         raise UsageError(f"{min(both)} is to be trained on and scored on; keep it in one list")
     if not fit or not test:

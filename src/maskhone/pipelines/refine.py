@@ -45,7 +45,7 @@ from maskhone.data.images import MaskFile, read_image, read_mask, read_pair, wri
 from maskhone.data.score_maps import index_maps, make_blank_image
 from maskhone.errors import InputError, MaskhoneError, UsageError
 from maskhone.methods.catalogue import METHODS, load
-from maskhone.ops.masks import choose_classes
+from maskhone.ops.masks import choose_classes, to_steps
 from maskhone.pipelines.arrays import check_band, refine_scores
 from maskhone.pipelines.figure import write_comparison
 
@@ -229,6 +229,11 @@ def refine_files(
         raise UsageError(f"logits are read from .npy and .npz files, not from {form}")
     if classes and form not in ("picture", "map", "maps"):
         raise UsageError(f"classes are chosen in .npy and .npz files of scores, not in {form}")
+    if classes and logits:
+        raise UsageError(
+            "logits of classes that exclude one another want a softmax over the classes, which "
+            "--logits is not; save probabilities"
+        )
     return _FORMS[form](run)
 
 
@@ -570,7 +575,7 @@ def _write_classes(
 
 def _write_score_pictures(folder: Path, name: str, numbers: Sequence[int], scores: Scores) -> None:
     for number, score in zip(numbers, scores, strict=True):
-        deep: NDArray[np.uint16] = np.rint(score * 65535).astype(np.uint16)
+        deep: NDArray[np.uint16] = to_steps(score, 65535).astype(np.uint16)
         write_image(folder / f"{name}_{number}.png", deep)
 
 

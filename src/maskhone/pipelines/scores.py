@@ -12,6 +12,7 @@ from maskhone.data.array_files import save_arrays
 from maskhone.data.images import read_image, write_image
 from maskhone.data.pictures import PICTURE_SUFFIXES
 from maskhone.errors import MaskhoneError, UsageError
+from maskhone.ops.masks import to_steps
 from maskhone.pipelines.truth_sets import index_by_stem
 
 Form = Literal["png", "npy"]
@@ -82,7 +83,7 @@ def to_deep_picture(scores: NDArray[np.float32]) -> NDArray[np.uint16]:
         >>> to_deep_picture(np.array([[0, 1 / 65535]], dtype=np.float32)).tolist()
         [[0, 2]]
     """
-    steps: NDArray[np.uint16] = np.rint(scores.astype(np.float64) * _TOP).astype(np.uint16)
+    steps: NDArray[np.uint16] = to_steps(scores, _TOP).astype(np.uint16)
     highest = steps.max(initial=0)
     if highest in _AMBIGUOUS and bool(((steps == 0) | (steps == highest)).all()):
         steps[steps == highest] += 1

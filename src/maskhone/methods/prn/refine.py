@@ -93,7 +93,8 @@ class PRNRefiner:
         height, width = scores_HW.shape
         if self.config.tile:
             tiles = (next(refined) for _ in boxes)
-            return paste_average(tiles, boxes, (height, width))[0]
+            whole = paste_average(tiles, boxes, (height, width))[0]
+            return give_back_sureness(whole, scores_HW) if self.config.residual else whole
         if not self.config.residual:
             return resize_map(next(refined), (height, width), "linear")
         seen = next(look_at(scores_HW, boxes, self.config))
@@ -126,7 +127,17 @@ def add_change(
         (after - before).numpy(), scores_HW.shape[::-1], interpolation=cv2.INTER_LINEAR
     )
     changed: NDArray[np.float32] = (given + torch.from_numpy(change)).sigmoid().numpy()
-    return changed
+    return give_back_sureness(changed, scores_HW)
+
+
+def give_back_sureness(
+    changed: NDArray[np.float32], scores_HW: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Adds what `find_logits` took from very sure scores, so that no change is none at all."""
+    given = torch.from_numpy(np.ascontiguousarray(scores_HW))
+    lost = (given - find_logits(given).sigmoid()).numpy()
+    given_back: NDArray[np.float32] = np.clip(changed + lost, 0, 1)
+    return given_back
 
 
 def whole_box(size_hw: tuple[int, ...]) -> Boxes:
