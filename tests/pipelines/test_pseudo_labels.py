@@ -119,6 +119,10 @@ def test_the_whole_pipeline(run, tmp_path):
     assert find_done(again) == []
     changed = run("--option", "pseudo_threshold=0.2")
     assert find_done(changed) == ["pseudo-labels", "segmenter", "evaluate"]
+    tags = tmp_path / "tags.csv"
+    tags.write_text(tags.read_text().replace("3.png,red", "3.png,blue"))
+    relabelled = run("--to", "combine")
+    assert find_done(relabelled) == ["classify", "cam", "fit", "combine"]
 
 
 def test_single_stages_and_a_stop_in_the_middle(run, tmp_path):

@@ -140,7 +140,11 @@ def list_stages(job: Job) -> list[Stage]:
         Stage(
             name="cam",
             make=lambda folder: _make_cams(job, folder),
-            parameters={"scales": list(plan.cam_scales), "dtype": plan.dtype},
+            parameters={
+                "scales": list(plan.cam_scales),
+                "dtype": plan.dtype,
+                "labels": _list_labels(job),
+            },
             find_inputs=lambda: _inputs(job, given=plan.classifier),
             after=() if plan.classifier else ("classify",),
         )
@@ -266,7 +270,10 @@ def _training(job: Job, name: str, *, after: tuple[str, ...] = ()) -> Stage:
     return Stage(
         name=name,
         make=lambda folder: _train(job, name, folder),
-        parameters={k: v for k, v in recipe.items() if k not in (*_ONLY_SPEED, "labels")},
+        parameters={
+            **{k: v for k, v in recipe.items() if k not in (*_ONLY_SPEED, "labels")},
+            **({"labels": _list_labels(job)} if name == "classify" else {}),
+        },
         find_inputs=lambda: {**_inputs(job), **_list_start(job)},
         after=after,
         results=("*.safetensors",),
@@ -336,6 +343,14 @@ def _inputs(job: Job, *, given: str = "", truths: bool = False) -> Inputs:
         items = [*job.items, *job.test_items]
         found["truths"] = [item.truth_path for item in items if item.truth_path is not None]
     return found
+
+
+def _list_labels(job: Job) -> dict[str, Any]:
+    """Names the classes, and those of each picture: what cannot be told from files alone."""
+    return {
+        "classes": list(job.class_names),
+        "images": {item.id: list(item.classes) for item in job.items},
+    }
 
 
 def _list_start(job: Job) -> Inputs:
