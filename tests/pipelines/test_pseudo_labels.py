@@ -158,6 +158,23 @@ def test_without_perimeterfit_and_with_a_given_classifier(run, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_classifier_of_other_classes_and_a_truth_of_another_size_are_refused(
+    run, tmp_path, save_picture
+):
+    run("--to", "classify")
+    given = tmp_path / "out" / "classify" / "tiny.classify.safetensors"
+    (tmp_path / "classes.txt").write_text("blue\nred\n")
+    said = run("--option", f"classifier={given}", "--to", "cam", out="other")
+    assert said.code != 0
+    assert "red, blue" in said.err
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    save_picture(tmp_path / "truths" / "2.png", np.zeros((10, 12), dtype=np.uint8))
+    said = run("--option", "trains_segmenter=false")
+    assert said.code != 0
+    assert "2.png is (10, 12)" in said.err
+    assert (tmp_path / "out" / "pseudo-labels" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

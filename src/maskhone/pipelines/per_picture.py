@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 Progress = Callable[[int, int], None]
@@ -45,7 +46,7 @@ def do_each(
     waiting = [item for item in items if not is_done(item)]
     done = len(items) - len(waiting)
     report = on_progress or (lambda *_: None)
-    if processes == 1 or len(waiting) < 2:
+    if processes == 1 or not waiting:
         for item in waiting:
             do(item)
             done += 1
@@ -73,8 +74,17 @@ def do_each(
 
 
 def _use_one_thread() -> None:
+    """Prepares a process; it ends with the one that started it, however that ended."""
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

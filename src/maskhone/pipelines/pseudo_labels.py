@@ -28,7 +28,7 @@ import torch
 from maskhone.data.tagged_images import TaggedImage
 from maskhone.engine.backbones import find_backbone_weights
 from maskhone.engine.infer import choose_device, choose_dtype
-from maskhone.engine.weights import find_weights
+from maskhone.engine.weights import find_weights, read_header
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.perimeterfit.config import PerimeterFitConfig
 from maskhone.methods.perimeterfit.convert import load_affinity_net
@@ -274,7 +274,7 @@ def _training(job: Job, name: str, *, after: tuple[str, ...] = ()) -> Stage:
             **{k: v for k, v in recipe.items() if k not in (*_ONLY_SPEED, "labels")},
             **({"labels": _list_labels(job)} if name == "classify" else {}),
         },
-        find_inputs=lambda: {**_inputs(job), **_list_start(job)},
+        find_inputs=lambda: {**_inputs(job), **_list_start(job), **_list_named(recipe)},
         after=after,
         results=("*.safetensors",),
     )
@@ -299,6 +299,7 @@ def _segmenter_stage(job: Job) -> Stage:
         find_inputs=lambda: {
             **_inputs(job),
             **_list_start(job),
+            **_list_named(_complete_recipe(job, "segmenter")),
             "test": [item.image_path for item in job.test_items],
         },
         after=("pseudo-labels",),
@@ -359,6 +360,12 @@ def _list_start(job: Job) -> Inputs:
     return {"backbone": [find_backbone_weights(name)]} if name else {}
 
 
+def _list_named(recipe: Mapping[str, Any]) -> Inputs:
+    """Names the files that lines of a training name."""
+    named = [recipe.get(key, "") for key in ("validation_list", "start_from")]
+    return {"named": [Path(name) for name in named if name and Path(name).is_file()]}
+
+
 def _find_made(job: Job, name: str) -> Path:
     return job.out_dir / name / f"{job.plan.name}.{name}.safetensors"
 
@@ -391,6 +398,12 @@ def _make_cams(job: Job, folder: Path) -> None:
     weights = job.plan.classifier or _find_made(job, "classify")
     network = load_class_model(weights, name="classifier", device=job.plan.device)
     assert isinstance(network, Classifier)
+    known = read_header(find_weights(weights)).get("classes")
+    if known is not None and list(known) != list(job.class_names):
+        raise InputError(
+            f"{weights}: was trained on the classes {', '.join(known)}; the list of classes has "
+            "others, or another order"
+        )
     if network.num_classes != len(job.class_names):
         raise InputError(
             f"{weights}: knows {network.num_classes} classes, but the list of classes has "

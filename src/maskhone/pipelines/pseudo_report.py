@@ -11,6 +11,7 @@ from maskhone.data.class_maps import load_class_arrays
 from maskhone.data.files import write_text
 from maskhone.data.tagged_images import TaggedImage
 from maskhone.data.voc import LabelMap, read_voc_labels
+from maskhone.errors import InputError
 from maskhone.metrics.boundary import boundary_iou
 from maskhone.metrics.semantic import (
     SemanticScores,
@@ -72,7 +73,8 @@ def _score_maps(job: Job, stage: str, name: str, items: Sequence[TaggedImage]) -
     sweep = ThresholdScores(job.n_labels, _SWEEP)
     for item in items:
         found = load_class_arrays(job.path(stage, item, ".npz"))
-        sweep.update(found[name], found["keys"], _read_truth(job, item))
+        truth = _read_truth(job, item, found[name].shape[1:])
+        sweep.update(found[name], found["keys"], truth)
     best = choose_thresholds(sweep.compute()).best["threshold"]
 
     def predict(item: TaggedImage) -> LabelMap:
@@ -91,7 +93,8 @@ def _score(job: Job, items: Sequence[TaggedImage], predict: Predict) -> dict[str
     scores = SemanticScores(job.n_labels)
     outlines = []
     for done, item in enumerate(items, start=1):
-        predicted, truth = predict(item), _read_truth(job, item)
+        predicted = predict(item)
+        truth = _read_truth(job, item, predicted.shape)
         scores.update(predicted, truth)
         ignored = truth == IGNORE_LABEL
         for label in np.unique(truth[~ignored]):
@@ -104,6 +107,12 @@ def _score(job: Job, items: Sequence[TaggedImage], predict: Predict) -> dict[str
     return {name: found[name] for name in COLUMNS}
 
 
-def _read_truth(job: Job, item: TaggedImage) -> LabelMap:
+def _read_truth(job: Job, item: TaggedImage, size_hw: tuple[int, ...]) -> LabelMap:
     assert item.truth_path is not None
-    return read_voc_labels(item.truth_path, n_labels=job.n_labels)
+    truth = read_voc_labels(item.truth_path, n_labels=job.n_labels)
+    if truth.shape != size_hw:
+        raise InputError(
+            f"{item.truth_path} is {truth.shape}, but {item.image_path} is {size_hw}; "
+            "both must be of one size"
+        )
+    return truth
