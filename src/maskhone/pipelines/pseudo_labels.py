@@ -232,7 +232,7 @@ def _perimeter_stages(job: Job) -> list[Stage]:
         ),
         Stage(
             name="perimeters",
-            make=lambda folder: _make_perimeters(job, folder),
+            make=lambda folder: _make_perimeters(job, folder, fitting),
             parameters={"form": plan.fit_form},
             find_inputs=lambda: _inputs(job),
             after=("segments",),
@@ -426,13 +426,12 @@ def _make_segments(job: Job, folder: Path, learning: Mapping[str, Any]) -> None:
         _do_each(job, do, lambda item, kind=kind: folder / f"{item.id}.{kind}.png")  # type: ignore[misc]
 
 
-def _make_perimeters(job: Job, folder: Path) -> None:
+def _make_perimeters(job: Job, folder: Path, config: PerimeterFitConfig) -> None:
     for kind in KINDS:
         do = partial(
             write_perimeter,
             kind=kind,
-            form=job.plan.fit_form,
-            seed=job.plan.segments_seed,
+            config=config,
             source=job.out_dir / "segments",
             folder=folder,
         )

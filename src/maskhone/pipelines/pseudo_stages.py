@@ -4,7 +4,6 @@ Every function writes its result whole or not at all. K classes of the picture.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,9 @@ from maskhone.errors import InputError
 from maskhone.methods.perimeterfit.config import PerimeterFitConfig
 from maskhone.methods.perimeterfit.labels import label_maps, make_affinity_labels
 from maskhone.methods.perimeterfit.network import AffinityNet, predict_edges
-from maskhone.methods.perimeterfit.perimeter import (
-    SETTINGS,
-    combine,
-    find_edges,
-    find_perimeter,
-    fit_pictures,
-    fit_segments,
-)
-from maskhone.methods.perimeterfit.segments import (
-    make_palette,
-    paint,
-    part_picture,
-    pass_through_jpeg,
-)
+from maskhone.methods.perimeterfit.perimeter import combine
+from maskhone.methods.perimeterfit.refine import draw_perimeter, fit
+from maskhone.methods.perimeterfit.segments import part_picture
 from maskhone.methods.perimeterfit.walk import enlarge, walk
 from maskhone.ops.dense_crf import infer, unary_from_probabilities
 from maskhone.segmenters.classifier import Classifier, make_cams
@@ -74,15 +62,11 @@ def write_segments(
 
 
 def write_perimeter(
-    item: TaggedImage, *, kind: str, form: str, seed: int, source: Path, folder: Path
+    item: TaggedImage, *, kind: str, config: PerimeterFitConfig, source: Path, folder: Path
 ) -> None:
     """Writes the perimeters of the segments: 0 and 255."""
     segments = read_label_map(source / f"{item.id}.{kind}.png")
-    if form == "lossless":
-        lines = find_perimeter(segments).astype(np.uint8) * np.uint8(255)
-    else:
-        lines = find_edges(pass_through_jpeg(paint(segments, make_palette(seed))))
-    write_image(folder / f"{item.id}.{kind}.png", lines)
+    write_image(folder / f"{item.id}.{kind}.png", draw_perimeter(segments, config))
 
 
 def write_fits(
@@ -100,22 +84,8 @@ def write_fits(
                 f"are {cams.size_hw}; make both again from one picture"
             )
         lines = read_label_map(folders["perimeters"] / name).astype(np.uint8)
-        found[kind] = np.packbits(_fit(segments, lines, cams.hr_cam, kind, config))
+        found[kind] = np.packbits(fit(segments, lines, cams.hr_cam, kind, config))
     save_arrays(folder / f"{item.id}.npz", found)
-
-
-def _fit(
-    segments: NDArray[Any],
-    lines: NDArray[np.uint8],
-    maps: NDArray[np.float32],
-    kind: str,
-    config: PerimeterFitConfig,
-) -> Bits:
-    setting = replace(SETTINGS[kind], support_above=config.support_of(kind))
-    if config.form == "lossless":
-        return fit_segments(segments, lines > 0, maps, setting)
-    picture = pass_through_jpeg(paint(segments, make_palette(config.seed)))
-    return fit_pictures(picture, pass_through_jpeg(lines), maps, setting)
 
 
 def read_fits(path: Path) -> dict[str, Bits]:

@@ -6,7 +6,13 @@ from maskhone.errors import UsageError
 from maskhone.methods.catalogue import load
 from maskhone.methods.perimeterfit import refine as module
 from maskhone.methods.perimeterfit.config import PerimeterFitConfig
-from maskhone.methods.perimeterfit.refine import PerimeterFitRefiner, fit, soften, weigh
+from maskhone.methods.perimeterfit.refine import (
+    PerimeterFitRefiner,
+    draw_perimeter,
+    fit,
+    soften,
+    weigh,
+)
 from maskhone.methods.perimeterfit.segments import part_picture
 
 
@@ -77,7 +83,8 @@ def test_what_agrees_is_what_fits(photo, blurred, form, superpixels):
     config = PerimeterFitConfig(iterations=3, form=form, superpixels=superpixels)
     refined = PerimeterFitRefiner(config=config).refine(photo, blurred[None])
     segments = part_picture(photo, superpixels, iterations=3)
-    agrees = fit(segments, blurred[None], superpixels, config)
+    perimeter = draw_perimeter(segments, config)
+    agrees = fit(segments, perimeter, blurred[None], superpixels, config)
     assert 0 < agrees.mean() < 1
     np.testing.assert_array_equal(refined, weigh(blurred[None], agrees, 2.0))
 

@@ -77,17 +77,37 @@ class PerimeterFitRefiner:
                 seed=config.seed,
                 device=self.device,
             )
-            yield fit(segments, soft, kind, config)
+            yield fit(segments, draw_perimeter(segments, config), soft, kind, config)
 
 
-def fit(segments: Labels, class_maps: Scores, kind: str, config: PerimeterFitConfig) -> Bits:
-    """Fits `(K, H, W)` class maps to `(H, W)` segments of a kind, in the form that is set."""
+def draw_perimeter(segments: Labels, config: PerimeterFitConfig) -> NDArray[np.uint8]:
+    """Draws the outlines of `(H, W)` segments as 0 and 255, in the form that is set."""
+    if config.form == "lossless":
+        return find_perimeter(segments).astype(np.uint8) * np.uint8(255)
+    return find_edges(pass_through_jpeg(paint(segments, make_palette(config.seed))))
+
+
+def fit(
+    segments: Labels,
+    perimeter: NDArray[np.uint8],
+    class_maps: Scores,
+    kind: str,
+    config: PerimeterFitConfig,
+) -> Bits:
+    """Fits `(K, H, W)` class maps to `(H, W)` segments of a kind, in the form that is set.
+
+    Args:
+        segments: labels.
+        perimeter: see `draw_perimeter`.
+        class_maps: scores in [0, 1].
+        kind: of the superpixels behind the segments, `slic` or `quick`.
+        config: see `PerimeterFitConfig`.
+    """
     setting = replace(SETTINGS[kind], support_above=config.support_of(kind))
     if config.form == "lossless":
-        return fit_segments(segments, find_perimeter(segments), class_maps, setting)
+        return fit_segments(segments, perimeter > 0, class_maps, setting)
     picture = pass_through_jpeg(paint(segments, make_palette(config.seed)))
-    edges = pass_through_jpeg(find_edges(picture))
-    return fit_pictures(picture, edges, class_maps, setting)
+    return fit_pictures(picture, pass_through_jpeg(perimeter), class_maps, setting)
 
 
 def weigh(scores: Scores, agrees: Bits, factor: float) -> Scores:
