@@ -1,16 +1,34 @@
 """Refining arrays: what goes in is what comes out."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
+from maskhone.contracts import FOREGROUND, Image, Refiner, Scores, check_image, check_masks
 from maskhone.errors import UsageError
 from maskhone.methods.catalogue import load
 from maskhone.ops.guard import keep_coarse_beyond_band, keep_coarse_where_strayed
 from maskhone.ops.masks import from_scores, to_scores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Refined:
+    """Refined masks of one picture, and what a person may want to know of each.
+
+    Attributes:
+        scores: `(N, H, W)` in [0, 1].
+        kept: `(N,)` in [0, 1]: the share of the pixels the method changed that the guard gave
+            back, 0 where it changed none; None without a guard.
+        notes: a line of text for each mask, such as what was chosen for it and why; or empty.
+    """
+
+    scores: Scores
+    kept: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def refine(
@@ -60,18 +78,30 @@ def refine(
         method, str(weights) if weights else None, device, dtype, tuple(sorted(options.items()))
     )
     refined = refine_scores(refiner, image, stack, guard=guard, band_px=band_px)
-    return from_scores(refined.reshape(scores.shape), kind)
+    return from_scores(refined.scores.reshape(scores.shape), kind)
 
 
 def refine_scores(
     refiner: Refiner, image: Image, masks: Scores, *, guard: bool = False, band_px: int = 0
-) -> Scores:
+) -> Refined:
     """Refines checked `(N, H, W)` scores, keeping the coarse mask where asked and needed."""
     check_band(band_px)
     refined = refiner.refine(image, masks)
     if band_px:
         refined = keep_coarse_beyond_band(masks, refined, band_px=band_px)
-    return keep_coarse_where_strayed(masks, refined) if guard else refined
+    if not guard:
+        return Refined(scores=refined)
+    guarded = keep_coarse_where_strayed(masks, refined)
+    return Refined(scores=guarded, kept=_share_given_back(masks, refined, guarded))
+
+
+def _share_given_back(coarse: Scores, refined: Scores, guarded: Scores) -> NDArray[np.float64]:
+    """Measures, for each mask, which share of its changed pixels a guard gave back."""
+    before, after, result = (scores > FOREGROUND for scores in (coarse, refined, guarded))
+    changed = np.count_nonzero(before != after, axis=(1, 2))
+    given_back = np.count_nonzero((before != after) & (before == result), axis=(1, 2))
+    shares: NDArray[np.float64] = given_back / np.maximum(changed, 1)
+    return shares
 
 
 def check_band(band_px: int) -> None:

@@ -63,7 +63,7 @@ def _refine_coco_item(
     for start, group in enumerate(_groups(item.entry_indices, image)):
         indices, masks, bad = _decode(results, group, image)
         problems += bad
-        refined = run.refine(image, masks)
+        refined = run.refine(image, masks).scores
         for index, scores in zip(indices, refined, strict=True):
             entry = results.entries[index]
             journal.add(index, refined_entry(entry, scores, recompute_box=run.recompute_boxes))

@@ -48,7 +48,7 @@ def refine_maps(run: Run) -> RefineReport:
     def do(path: Path) -> None:
         mask_file = read_mask(path, is_logits=run.settings.logits)
         image = make_blank_image(mask_file.scores.shape[1:])
-        refined = run.refine(image, mask_file.scores)
+        refined = run.refine(image, mask_file.scores).scores
         name = path.relative_to(run.masks)
         if run.settings.scores:
             write_mask(scores_path(run.output) / name, refined, mask_file, as_scores=True)
@@ -62,7 +62,7 @@ def refine_maps(run: Run) -> RefineReport:
 
 
 def _refine_folder_sample(run: Run, sample: Sample) -> None:
-    refined = run.refine(sample.image, sample.masks)
+    refined = run.refine(sample.image, sample.masks).scores
     if run.settings.scores:
         write_folder_sample(scores_path(run.output), sample, refined, as_scores=True)
     run.write_figure(sample.id, sample.image, sample.masks, refined)
@@ -93,7 +93,7 @@ def refine_cityscapes(run: Run) -> RefineReport:
             write_cityscapes(run.output, item.id, [])
             return
         sample = load_cityscapes_item(item)
-        refined = run.refine(sample.image, sample.masks)
+        refined = run.refine(sample.image, sample.masks).scores
         if run.settings.scores:
             write_score_pictures(scores_path(run.output), item.id, range(len(refined)), refined)
         run.write_figure(item.id, sample.image, sample.masks, refined)

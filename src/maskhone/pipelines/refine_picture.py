@@ -28,7 +28,7 @@ def refine_map(run: Run) -> RefineReport:
 
 
 def _refine_mask_file(run: Run, image: Image, mask_file: MaskFile, output: Path) -> RefineReport:
-    refined = run.refine(image, mask_file.scores)
+    refined = run.refine(image, mask_file.scores).scores
     written = write_mask(output, refined, mask_file, binary=run.settings.binary)
     if run.settings.scores:
         path = scores_path(output.with_suffix("")).with_suffix(output.suffix)

@@ -17,7 +17,7 @@ from maskhone.data.images import MaskFile, write_image
 from maskhone.errors import MaskhoneError, UsageError
 from maskhone.methods.catalogue import load
 from maskhone.ops.masks import choose_classes, to_steps
-from maskhone.pipelines.arrays import refine_scores
+from maskhone.pipelines.arrays import Refined, refine_scores
 from maskhone.pipelines.figure import write_comparison
 
 RUN_FILE = ".maskhone-run.json"
@@ -89,7 +89,7 @@ class Run:
             **self.settings.options,
         )
 
-    def refine(self, image: Image, masks: Scores) -> Scores:
+    def refine(self, image: Image, masks: Scores) -> Refined:
         """Refines the masks of one picture as the settings ask."""
         settings = self.settings
         return refine_scores(
