@@ -9,6 +9,9 @@
 Every message states what was received, what was expected, and what to do about it.
 """
 
+from functools import partial
+from typing import Any
+
 
 class MaskhoneError(Exception):
     """Base of all errors that maskhone raises on purpose."""
@@ -38,3 +41,8 @@ class MissingExtraError(MaskhoneError, ImportError):
         super().__init__(
             f"this needs the package {package}; install it with: pip install 'maskhone[{extra}]'"
         )
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets it pass from one process to another."""
+        return partial(MissingExtraError, extra=self.extra), (self.package,)

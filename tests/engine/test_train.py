@@ -324,3 +324,28 @@ def test_a_rate_of_ones_own_is_followed(tmp_path):
     network = make_network()
     loss_of(network, collate([0.0, 1.0]))["loss"].backward()
     torch.testing.assert_close(trained.weight, network.weight - 0.5 * network.weight.grad)
+
+
+def test_the_device_of_one_training_does_not_bind_the_next(tmp_path):
+    seen = []
+
+    def look(network, batch):
+        seen.append(next(network.parameters()).device.type)
+        return loss_of(network, batch)
+
+    def fit_on(device):
+        schedule = Schedule(iterations=1, batch_size=2, workers=0, device=device)
+        fit(make_network(), look, Numbers(), collate, schedule=schedule, out_dir=tmp_path / device)
+
+    for device in ("cpu", "auto"):
+        fit_on(device)
+    assert seen[0] == "cpu"
+    with pytest.raises(UsageError, match="'cuda:77' is not available"):
+        fit_on("cuda:77")
+
+
+def test_a_device_is_not_for_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    schedule = Schedule(iterations=1, batch_size=2, workers=0, device="cpu")
+    with pytest.raises(UsageError, match="several processes"):
+        train(tmp_path, schedule=schedule)

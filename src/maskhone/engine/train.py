@@ -7,6 +7,7 @@ loader processes.
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskhone.data.files import replace_when_done
 from maskhone.engine.epochs import Epochs, EpochWatch
+from maskhone.engine.infer import choose_device
 from maskhone.errors import InputError, MissingExtraError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class Schedule:
         log_every: steps between log lines.
         validate_every: steps between validations, when there is data for them.
         workers: loader processes.
+        device: `auto`, `cpu`, `cuda`, `mps`; several processes each have their own with `auto`.
     """
 
     iterations: int
@@ -114,6 +117,7 @@ class Schedule:
     log_every: int = 50
     validate_every: int = 1000
     workers: int = 2
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -188,7 +192,7 @@ def fit(
 
     Under `accelerate launch` every process takes its share of each batch.
     """
-    accelerator = _make_accelerator(schedule.precision)
+    accelerator = _make_accelerator(schedule)
     if accelerator.num_processes > 1 and syncs_norms:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     optimizer = _make_optimizer(network, schedule, groups)
@@ -277,14 +281,23 @@ def _run_validation(
     return scores
 
 
-def _make_accelerator(precision: str) -> Any:
+def _make_accelerator(schedule: Schedule) -> Any:
     try:
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+        from accelerate.state import AcceleratorState, PartialState
     except ImportError as error:
         raise MissingExtraError("accelerate", extra="train") from error
-    AcceleratorState._reset_state()  # its precision would bind the next training, too
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+    is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    # The precision and the device of one training would bind the next, too.
+    AcceleratorState._reset_state(reset_partial_state=is_alone)
+    if schedule.device != "auto":
+        if not is_alone:
+            raise UsageError(
+                f"device is {schedule.device!r}, but there are several processes, each with a "
+                'device of its own; leave it out, or say device = "auto"'
+            )
+        PartialState().device = choose_device(schedule.device)
+    return Accelerator(mixed_precision="bf16" if schedule.precision == "bf16" else "no")
 
 
 def _make_optimizer(
