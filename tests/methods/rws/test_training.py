@@ -14,8 +14,9 @@ from maskhone.methods.rws.config import StageConfig
 from maskhone.methods.rws.fusion import MixingMaps, View, sample_cells
 from maskhone.methods.rws.host import build_host, load_matching
 from maskhone.methods.rws.loss import segmentation_loss
+from maskhone.methods.rws.stages import group_parameters
 from maskhone.methods.rws.store import MixStore, MixWriter, load_slices
-from maskhone.methods.rws.train import group_parameters, parse_recipe, train
+from maskhone.methods.rws.train import parse_recipe, train
 from maskhone.methods.rws.training_set import (
     LabelledData,
     StageSource,
@@ -123,6 +124,38 @@ def test_one_class_of_many_makes_all_else_background(recipe, pictures):
     assert set(np.unique(load_item(item, data, 3)[1])) == {0, 2}
     kept = LabelledData(images="", labels="", classes=(2,), void_as="ignore")
     assert set(np.unique(load_item(item, kept, 3)[1])) == {0, 2, 255}
+
+
+def test_the_start_can_learn_a_background(recipe, pictures):
+    """Where every pixel has a class, those left out of `pretrain_classes` are background."""
+    data = LabelledData(
+        images=recipe["images"], labels=recipe["labels"], classes=(1,), pretrain_classes=(2,)
+    )
+    item = find_items(data, "")[0]
+    assert set(np.unique(load_item(item, data, 3, all_classes=True)[1])) == {0, 2, 255}
+    assert set(np.unique(load_item(item, data, 3)[1])) == {0, 1}
+    few = {**recipe, "cycles": 0, "epochs": 1, "pretrain_epochs": 1}
+    train(few, out_dir=pictures / "all")
+    train({**few, "pretrain_classes": [1]}, out_dir=pictures / "some")
+    starts = [
+        torch.load(pictures / name / "stage-0" / "network.pt", weights_only=True)
+        for name in ("all", "some")
+    ]
+    assert not same(*starts)
+
+
+def test_slices_of_another_run_can_be_pictures_of_their_own(recipe, pictures):
+    train(recipe, out_dir=pictures / "run")
+    path = pictures / "run" / "cycle-1" / "slices.jsonl"
+    count = len(load_slices(path))
+    start = {"pretrain_epochs": 0, "init_from": str(pictures / "run" / "stage-0" / "network.pt")}
+    table = {**recipe, **start, "cycles": 0, "extra_slices": str(path)}
+    train(table, out_dir=pictures / "more")
+    steps = read_report(pictures / "more")["stages"]["1"]["steps"]
+    assert steps == recipe["epochs"] * -(-(5 + count) // recipe["batch_size"])
+    (pictures / "last.txt").write_text("p4\n")
+    with pytest.raises(InputError, match=r"slices\.jsonl: p\d is no picture to train on"):
+        train({**table, "train_list": str(pictures / "last.txt")}, out_dir=pictures / "other")
 
 
 def test_shuffled_maps_are_those_of_other_pictures(recipe, pictures):
@@ -305,6 +338,8 @@ def test_heat_and_features_of_slices_come_from_one_pass():
         ({"mixed_layers": [3]}, "expected 0 to 2"),
         ({"classes": [3]}, "num_classes is 3"),
         ({"classes": [0]}, "background is 0"),
+        ({"pretrain_classes": [0]}, "background is 0"),
+        ({"pretrain_classes": [3]}, "class 3 asked for"),
         ({"heat_mask": "truth"}, "heat_mask"),
         ({"share_form": "sum"}, "share_form"),
         ({"cycles": -1}, "cycles"),

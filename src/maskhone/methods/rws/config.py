@@ -62,6 +62,8 @@ class RWSConfig:
         cycles: rounds of slices and mixing, at most; 0 trains plainly.
         settled: stop when the number of slices changes by less than this.
         most_slices_trained: the stage on slices sees so many of them, drawn at random; 0: all.
+        extra_slices: `slices.jsonl` of another run, whose windows whole stages see as pictures of
+            their own; empty for none. With `cycles = 0` it says what more crops alone bring.
     """
 
     heat_method: str = "gradcam"
@@ -75,6 +77,7 @@ class RWSConfig:
     cycles: int = 10
     settled: int = 20
     most_slices_trained: int = 0
+    extra_slices: str = ""
 
     def __post_init__(self) -> None:
         for name, known in (

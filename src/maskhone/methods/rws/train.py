@@ -6,119 +6,52 @@ Source: RWS sections 5.4 and 6.
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from maskhone.data.files import replace_when_done
 from maskhone.engine.infer import choose_device
 from maskhone.engine.recipe import split_recipe
-from maskhone.engine.train import Batch, ParameterGroup, Schedule, Validate, fit
+from maskhone.engine.train import Schedule
 from maskhone.engine.weights import save_weights
 from maskhone.errors import InputError, UsageError
-from maskhone.methods.rws.config import (
-    PUBLISHED_SCHEDULE,
-    HostIdentity,
-    RWSConfig,
-    StageConfig,
-)
-from maskhone.methods.rws.fusion import mix_into
-from maskhone.methods.rws.host import (
-    build_host,
-    choose_layers,
-    load_matching,
-    measure_outputs,
-    read_tensors,
-)
-from maskhone.methods.rws.loss import (
-    AUXILIARY_RATE,
-    published_rate_factor,
-    segmentation_loss,
-)
+from maskhone.methods.rws.config import PUBLISHED_SCHEDULE, HostIdentity, RWSConfig, StageConfig
+from maskhone.methods.rws.host import choose_layers, measure_outputs
 from maskhone.methods.rws.rounds import (
     Measures,
-    Sight,
     describe_slices,
     find_all_slices,
     measure_foreground,
-    predict,
     write_mixing,
 )
 from maskhone.methods.rws.slices import Slice, SliceConfig
+from maskhone.methods.rws.stages import (
+    Progress,
+    Run,
+    copy_tensors,
+    load_tensors,
+    start_network,
+    train_stage,
+)
 from maskhone.methods.rws.store import MixStore, is_finished, load_slices, save_slices
 from maskhone.methods.rws.training_set import (
     LabelledData,
     LabelledItem,
-    Mixing,
-    StageSource,
-    collate,
     find_items,
     keep_items_with_classes,
     load_item,
-    take_cells,
 )
-from maskhone.metrics.region import ClassScores
 
 logger = logging.getLogger(__name__)
 
 Parts = tuple[HostIdentity, RWSConfig, SliceConfig, LabelledData, StageConfig, Schedule]
-Progress = Callable[[int, int], None]
+Seen = tuple[LabelledItem, Slice | None]  # a whole picture, or a window of it
 
 _OWN_STEPS = ("iterations", "validate_every", "checkpoint_every")
-
-
-@dataclass(kw_only=True)
-class Run:
-    """Everything that the stages of one training share.
-
-    Attributes:
-        items: to train on.
-        held: to score.
-        layers: names of the stages of the network.
-        start: tensors that every stage starts from.
-        done: steps of finished stages.
-        report: what `report.json` will say.
-    """
-
-    identity: HostIdentity
-    config: RWSConfig
-    slicing: SliceConfig
-    data: LabelledData
-    stage: StageConfig
-    schedule: Schedule
-    out_dir: Path
-    device: torch.device
-    on_progress: Progress | None
-    items: list[LabelledItem]
-    held: list[LabelledItem]
-    layers: tuple[str, ...]
-    start: dict[str, Tensor]
-    done: int
-    report: dict[str, Any]
-
-    @property
-    def sight(self) -> Sight:
-        """How pictures are looked at."""
-        return Sight(
-            config=self.config,
-            slicing=self.slicing,
-            data=self.data,
-            layers=self.layers,
-            num_classes=self.identity.num_classes,
-            device=self.device,
-            seed=self.schedule.seed,
-        )
-
-    def note(self, **facts: Any) -> None:
-        """Adds to the report on disk."""
-        self.report |= facts
-        with replace_when_done(self.out_dir / "report.json") as unfinished:
-            unfinished.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
 
 
 def train(
@@ -179,7 +112,7 @@ def train(
     )
     if stage.pretrain_epochs:
         first = train_stage(run, 0, [(item, None) for item in items], all_classes=True)
-        run.start = _copy(first)
+        run.start = copy_tensors(first)
     elif not (identity.init_from or identity.start_from):
         logger.warning(
             "all stages start from fresh weights: what the channels of one learn, those of another "
@@ -198,8 +131,8 @@ def improve(run: Run) -> nn.Module:
 
     Source: RWS section 6, "aligned trainer, step by step".
     """
-    whole = [(item, None) for item in run.items]
     by_id = {item.id: item for item in run.items}
+    whole: list[Seen] = [(item, None) for item in run.items] + _list_extra(run, by_id)
     network = train_stage(run, 1, whole)
     slices = find_slices(run, network, 1) if run.config.cycles else []
     for cycle in range(1, run.config.cycles + 1):
@@ -207,7 +140,7 @@ def improve(run: Run) -> nn.Module:
             said = "already attends to all of its labels" if cycle == 1 else "no weak slice is left"
             run.note(ended=said)
             return network
-        crops: list[tuple[LabelledItem, Slice | None]] = [(by_id[one.id], one) for one in slices]
+        crops: list[Seen] = [(by_id[one.id], one) for one in slices]
         second = train_stage(run, 2 * cycle, _draw_some(crops, run, cycle))
         store = mix(run, network, second, slices, cycle)
         network = train_stage(run, 2 * cycle + 1, whole, store=store)
@@ -217,123 +150,6 @@ def improve(run: Run) -> nn.Module:
             return network
     run.note(ended=f"all rounds done: {run.config.cycles}")
     return network
-
-
-def train_stage(
-    run: Run,
-    number: int,
-    items: Sequence[tuple[LabelledItem, Slice | None]],
-    *,
-    store: MixStore | None = None,
-    all_classes: bool = False,
-) -> nn.Module:
-    """Trains one stage from the common start, or takes up what a stopped run has of it.
-
-    Odd stages, which see whole pictures, see the same ones in the same order, changed alike.
-
-    Args:
-        run: the training.
-        number: of the stage; 0 makes the start, even ones see slices.
-        items: pictures or windows of them.
-        store: what is mixed in.
-        all_classes: see all classes, whatever the data says.
-    """
-    folder = run.out_dir / f"stage-{number}"
-    network = start_network(run.identity, seed=run.schedule.seed, tensors=run.start)
-    if run.config.stage_start == "previous" and number > 1:
-        network.load_state_dict(_load(run.out_dir / f"stage-{number - 1}" / "network.pt"))
-    epochs = run.stage.epochs if number else run.stage.pretrain_epochs
-    source = StageSource(
-        items,
-        run.data,
-        run.stage,
-        num_classes=run.identity.num_classes,
-        batch_size=run.schedule.batch_size,
-        seed=[run.schedule.seed, min(number, 1) if number % 2 or not number else 2],
-        all_classes=all_classes,
-        mixing=_make_mixing(run, network, store),
-    )
-    steps = source.steps_per_epoch
-    total = steps * epochs
-    if (folder / "network.pt").exists():
-        network.load_state_dict(_load(folder / "network.pt"))
-        run.done += total
-        return network.to(run.device).eval()
-
-    def report(done: int, planned: int) -> None:
-        if run.on_progress is not None:
-            run.on_progress(run.done + done, run.done + planned)
-
-    measures = Measures(folder / "scores.json")
-    measures.keep(_count_steps(folder / "checkpoint.pt") // steps)
-    with torch.random.fork_rng():
-        torch.manual_seed(run.schedule.seed)
-        fit(
-            network,
-            make_loss(run.layers),
-            source,
-            collate,
-            schedule=replace(
-                run.schedule, iterations=total, validate_every=steps, checkpoint_every=steps
-            ),
-            out_dir=folder,
-            resume=True,
-            validate=make_validation(run, measures, all_classes=all_classes),
-            groups=group_parameters,
-            rate_of=_make_rate(run, total, steps),
-            on_progress=report,
-        )
-    run.done += total
-    with replace_when_done(folder / "network.pt") as unfinished:
-        torch.save(_copy(network), unfinished)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
-    stages = {**run.report.get("stages", {}), str(number): {"steps": total, **measures.last()}}
-    run.note(stages=stages)
-    return network.to(run.device).eval()
-
-
-def make_loss(layers: Sequence[str]) -> Callable[[nn.Module, Batch], dict[str, Tensor]]:
-    """Returns the loss of a batch, with the features of its cells mixed in where it has some."""
-
-    def loss_of(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        cells = take_cells(batch)
-        if not cells:
-            return {"loss": segmentation_loss(network(batch["inputs"]), batch["target"])}
-        with mix_into(network, layers, cells):
-            output = network(batch["inputs"])
-        mixed = torch.tensor(float(sum(len(keep) for _, keep, _ in cells)))
-        return {"loss": segmentation_loss(output, batch["target"]), "mixed_cells": mixed}
-
-    return loss_of
-
-
-def group_parameters(network: nn.Module) -> list[ParameterGroup]:
-    """Gives a second head ten times the rate of the rest, as published."""
-    named = list(network.named_parameters())
-    of_head = tuple(p for name, p in named if name.startswith("aux_classifier."))
-    others = tuple(p for name, p in named if not name.startswith("aux_classifier."))
-    return [
-        ParameterGroup(parameters=others),
-        ParameterGroup(parameters=of_head, rate_factor=AUXILIARY_RATE),
-    ]
-
-
-def make_validation(run: Run, measures: Measures, *, all_classes: bool) -> Validate | None:
-    """Returns what scores the network plainly on the pictures held for that, at their own size."""
-    if not run.held:
-        return None
-
-    def validate(network: nn.Module) -> dict[str, float]:
-        scores = ClassScores(run.identity.num_classes)
-        for item in run.held:
-            image, label = load_item(
-                item, run.data, run.identity.num_classes, all_classes=all_classes
-            )
-            prediction = predict(network, image, side_px=run.stage.base_px)
-            scores.update(prediction, label)
-        return measures.add(scores, network)
-
-    return validate
 
 
 def find_slices(run: Run, network: nn.Module, cycle: int) -> list[Slice]:
@@ -354,7 +170,7 @@ def mix(
 ) -> MixStore:
     """Makes the mixing maps of all pictures with slices; says so when nothing gets mixed."""
     folder = run.out_dir / f"cycle-{cycle}" / "maps"
-    if not is_finished(folder):
+    if not is_finished(folder) or f"mixing-{cycle}" not in run.report:
         shares = write_mixing(run.sight, network, second, run.items, slices, folder)
         found = measure_foreground(run.sight, second, run.items, slices)
         run.note(**{f"mixing-{cycle}": {"slices_with_foreground": found, **shares}})
@@ -379,7 +195,7 @@ def pick_best(run: Run) -> dict[str, Tensor] | None:
         return None
     score, folder = max(known, key=lambda pair: pair[0])
     run.note(best={"stage": folder.name, "miou": score})
-    return _load(folder / "best.pt")
+    return load_tensors(folder / "best.pt")
 
 
 def parse_recipe(recipe: Mapping[str, Any]) -> Parts:
@@ -397,61 +213,31 @@ def parse_recipe(recipe: Mapping[str, Any]) -> Parts:
     wrong = [n for n in config.mixed_layers if not 0 <= n < len(layers)]
     if wrong:
         raise UsageError(f"mixed_layers names {wrong[0]}; expected 0 to {len(layers) - 1}")
-    high = [index for index in data.classes if index >= identity.num_classes]
+    asked = (*data.classes, *data.pretrain_classes)
+    high = [index for index in asked if index >= identity.num_classes]
     if high:
         raise UsageError(f"class {high[0]} asked for, but num_classes is {identity.num_classes}")
     return identity, config, slicing, data, stage, schedule
 
 
-def start_network(
-    identity: HostIdentity, *, seed: int, tensors: Mapping[str, Tensor] | None = None
-) -> nn.Module:
-    """Builds the network with the weights that every stage starts from."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build_host(identity.network, identity.num_classes)
-    source = identity.init_from or identity.start_from
-    if tensors is not None:
-        network.load_state_dict(dict(tensors))
-    elif source:
-        fresh = load_matching(
-            network, read_tensors(Path(source)), num_classes=identity.num_classes, source=source
-        )
-        if fresh:
-            logger.warning("%s: %d tensors start fresh, such as %s", source, len(fresh), fresh[0])
-    return network
+def _list_extra(run: Run, by_id: Mapping[str, LabelledItem]) -> list[Seen]:
+    """Lists the slices of another run that whole stages see, too."""
+    if not run.config.extra_slices:
+        return []
+    slices = load_slices(Path(run.config.extra_slices))
+    unknown = [one.id for one in slices if one.id not in by_id]
+    if unknown:
+        raise InputError(f"{run.config.extra_slices}: {unknown[0]} is no picture to train on")
+    return [(by_id[one.id], one) for one in slices]
 
 
-def _draw_some(
-    crops: list[tuple[LabelledItem, Slice | None]], run: Run, cycle: int
-) -> list[tuple[LabelledItem, Slice | None]]:
+def _draw_some(crops: list[Seen], run: Run, cycle: int) -> list[Seen]:
     """Draws what one stage can take, in the old order."""
     most = run.config.most_slices_trained
     if not most or len(crops) <= most:
         return crops
     random = np.random.default_rng([run.schedule.seed, 4, cycle])
     return [crops[k] for k in np.sort(random.choice(len(crops), size=most, replace=False))]
-
-
-def _make_mixing(run: Run, network: nn.Module, store: MixStore | None) -> Mixing | None:
-    if store is None:
-        return None
-    ids = store.ids
-    turned = dict(zip(ids, [*ids[1:], *ids[:1]], strict=True))
-    return Mixing(
-        store=store,
-        shapes=measure_outputs(network, run.layers, run.stage.crop_px),
-        layers=run.config.mixed_layers or range(len(run.layers)),
-        probability=run.config.mix_probability,
-        ids=turned if run.config.assignment == "shuffled" else {},
-    )
-
-
-def _make_rate(run: Run, steps: int, per_epoch: int) -> Callable[[int], float] | None:
-    if run.stage.rate != "published":
-        return None
-    rate = run.schedule.learning_rate
-    return lambda step: rate * published_rate_factor(step, steps=steps, warmup_steps=per_epoch)
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -498,22 +284,3 @@ def _save(run: Run, path: Path, state: Mapping[str, Tensor]) -> None:
         "report": run.report,
     }
     save_weights(path, dict(state), header, half=False)
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-
-
-def _count_steps(path: Path) -> int:
-    """Reads how many steps a checkpoint has behind it."""
-    if not path.exists():
-        return 0
-    return int(torch.load(path, map_location="cpu", weights_only=True)["done"])
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); remove the stage's folder") from error
-    return state

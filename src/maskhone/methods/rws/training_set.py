@@ -45,6 +45,9 @@ class LabelledData:
         validation_list: likewise, of those to score; empty scores none.
         classes: labels to learn; others become background. Empty takes all. As published: one.
         needs_classes: with `classes`, train on pictures that hold one of them only.
+        pretrain_classes: with `pretrain_epochs`, the labels that are learnt there; others become
+            background. Empty takes all. Where every pixel has a class, as in street scenes, and
+            `classes` are few, what all stages start from has to know a background: leave out some.
         void_as: with `classes`, whether 255 becomes background, as published, or is ignored.
             Without `classes` it is ignored.
         label_shift: added to every label but 255; 1 for maps whose 0 is a class.
@@ -58,6 +61,7 @@ class LabelledData:
     validation_list: str = ""
     classes: tuple[int, ...] = ()
     needs_classes: bool = True
+    pretrain_classes: tuple[int, ...] = ()
     void_as: str = "background"
     label_shift: int = 0
     picture_px: int = 0
@@ -67,10 +71,10 @@ class LabelledData:
             raise UsageError(f"void_as is {self.void_as!r}; expected background or ignore")
         if self.label_shift < 0 or self.picture_px < 0:
             raise UsageError("label_shift and picture_px are 0 or more")
-        if any(not 0 < index < IGNORE_LABEL for index in self.classes):
-            raise UsageError(
-                f"classes are {list(self.classes)}; expected labels from 1, the background is 0"
-            )
+        for name in ("classes", "pretrain_classes"):
+            found = list(getattr(self, name))
+            if any(not 0 < index < IGNORE_LABEL for index in found):
+                raise UsageError(f"{name} are {found}; expected labels from 1, the background is 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,7 @@ def load_item(
         item: from `find_items`.
         data: how labels are read.
         num_classes: higher labels are refused, but 255.
-        all_classes: see all classes, whatever `data.classes` says.
+        all_classes: see those of the pre-training, whatever `data.classes` says; void is ignored.
 
     Raises:
         InputError: a file cannot be read, sizes differ, or a label is too high.
@@ -144,7 +148,9 @@ def load_item(
         scale = data.picture_px / min(label.shape)
         size_hw = tuple(max(round(side * scale), 1) for side in label.shape)
         image, label = resize_pair(image, label, size_hw)
-    return image, label if all_classes else choose_classes(label, data)
+    if all_classes:
+        return image, _keep_classes(label, data.pretrain_classes, ignores_void=True)
+    return image, choose_classes(label, data)
 
 
 def choose_classes(label: LabelMap, data: LabelledData) -> LabelMap:
@@ -155,10 +161,14 @@ def choose_classes(label: LabelMap, data: LabelledData) -> LabelMap:
         >>> choose_classes(np.array([[0, 3, 7, 255]], dtype=np.uint8), data).tolist()
         [[0, 0, 7, 0]]
     """
-    if not data.classes:
+    return _keep_classes(label, data.classes, ignores_void=data.void_as == "ignore")
+
+
+def _keep_classes(label: LabelMap, classes: Sequence[int], *, ignores_void: bool) -> LabelMap:
+    if not classes:
         return label
-    is_kept = np.isin(label, data.classes)
-    if data.void_as == "ignore":
+    is_kept = np.isin(label, classes)
+    if ignores_void:
         is_kept |= label == IGNORE_LABEL
     return np.where(is_kept, label, np.uint8(BACKGROUND))
 
