@@ -7,11 +7,9 @@ import pytest
 from maskhone.engine.recipe import split_recipe
 from maskhone.errors import UsageError
 from maskhone.methods.bpr.train import parse_recipe as parse_bpr
-from maskhone.methods.perimeterfit.train import (
-    parse_affinity_recipe,
-    parse_classifier_recipe,
-    parse_segmenter_recipe,
-)
+from maskhone.methods.perimeterfit.train_affinity import parse_affinity_recipe
+from maskhone.methods.perimeterfit.train_classifier import parse_classifier_recipe
+from maskhone.methods.perimeterfit.train_segmenter import parse_segmenter_recipe
 from maskhone.methods.prn.train import parse_recipe as parse_prn
 from maskhone.methods.rws.train import parse_recipe as parse_rws
 from maskhone.methods.segrefiner.train import parse_recipe as parse_segrefiner

@@ -31,7 +31,8 @@ from maskhone.methods.perimeterfit.puzzle import (
     reconstruction_loss,
     scale_to_one,
 )
-from maskhone.methods.perimeterfit.train import Passes, group_for_poly, make_puzzle_loss
+from maskhone.methods.perimeterfit.train_classifier import Passes, make_puzzle_loss
+from maskhone.methods.perimeterfit.training import group_for_poly
 from maskhone.methods.perimeterfit.training_set import collate
 from maskhone.metrics.semantic import (
     OVER,

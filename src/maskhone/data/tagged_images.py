@@ -94,6 +94,31 @@ def find_tagged_images(
     return list(items.values())
 
 
+def find_pictures_of(
+    ids: Sequence[str], images_dir: str | Path, *, truths_dir: Path | None = None, source: str
+) -> list[TaggedImage]:
+    """Finds pictures of which nobody says what is in them; they have no classes.
+
+    Args:
+        ids: paths within the folder; they may lack the suffix.
+        images_dir: folder of pictures.
+        truths_dir: folder of label maps of the same names; pictures without one have no truth.
+        source: where the ids come from, for messages.
+
+    Raises:
+        InputError: no ids, one twice, or a picture is missing.
+    """
+    images_dir = Path(images_dir)
+    check_ids(ids, source=source)
+    items = []
+    for name in ids:
+        image_path = _find_picture(images_dir, name, source)
+        id = image_path.relative_to(images_dir).with_suffix("").as_posix()
+        truth_path = None if truths_dir is None else find_truth(truths_dir, id)
+        items.append(TaggedImage(id=id, image_path=image_path, classes=(), truth_path=truth_path))
+    return items
+
+
 def choose_images(items: Sequence[TaggedImage], ids_path: str | Path) -> list[TaggedImage]:
     """Takes the pictures that a text file names, one id a line, in its order.
 

@@ -32,12 +32,10 @@ from maskhone.engine.weights import find_weights, read_header
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.perimeterfit.config import PerimeterFitConfig
 from maskhone.methods.perimeterfit.convert import load_affinity_net
-from maskhone.methods.perimeterfit.train import (
-    TRAININGS,
-    parse_affinity_recipe,
-    parse_classifier_recipe,
-    parse_segmenter_recipe,
-)
+from maskhone.methods.perimeterfit.train import TRAININGS
+from maskhone.methods.perimeterfit.train_affinity import parse_affinity_recipe
+from maskhone.methods.perimeterfit.train_classifier import parse_classifier_recipe
+from maskhone.methods.perimeterfit.train_segmenter import parse_segmenter_recipe
 from maskhone.ops.superpixels import check_installed
 from maskhone.pipelines.per_picture import count_processes, do_each
 from maskhone.pipelines.pseudo_plan import KINDS, Job, Progress, parse_recipe

@@ -11,18 +11,21 @@ from maskhone.data.voc import read_voc_labels, write_voc_labels
 from maskhone.engine.weights import load_weights, read_header
 from maskhone.errors import InputError, UsageError, WeightsError
 from maskhone.methods.perimeterfit.augment import Views
-from maskhone.methods.perimeterfit.train import (
-    TRAININGS,
+from maskhone.methods.perimeterfit.train import TRAININGS
+from maskhone.methods.perimeterfit.train_affinity import group_heads, prepare_affinity
+from maskhone.methods.perimeterfit.train_classifier import (
     Passes,
-    group_for_poly,
-    group_heads,
     make_pixel_validation,
-    make_segmentation_loss,
-    make_segmentation_validation,
     make_tag_validation,
     parse_classifier_recipe,
-    parse_segmenter_recipe,
 )
+from maskhone.methods.perimeterfit.train_segmenter import (
+    make_segmentation_loss,
+    make_segmentation_validation,
+    parse_segmenter_recipe,
+    prepare_segmenter,
+)
+from maskhone.methods.perimeterfit.training import group_for_poly
 from maskhone.methods.perimeterfit.training_set import (
     ImageSet,
     LabelSource,
@@ -208,7 +211,7 @@ def test_training_goes_on_from_weights_of_the_same_network(make_table, tmp_path)
         ("classifier", {"alhpa": 1.0}, "did you mean alpha"),
         ("classifier", {"epochs": 3}, "epochs and iterations"),
         ("classifier", {"iterations": None, "epochs": 0}, "iterations is left out"),
-        ("classifier", {"select": "labels"}, "classifier expects tags, pixels, last"),
+        ("classifier", {"select": "labels"}, "expected tags, pixels, last"),
         ("classifier", {"pieces": 5}, "expected a square number"),
         ("classifier", {"image_px": 48}, "4 pieces want a multiple of 32"),
         ("classifier", {"batch_size": 1}, "expected 2 or more, or fixes_norms"),
@@ -221,7 +224,7 @@ def test_training_goes_on_from_weights_of_the_same_network(make_table, tmp_path)
         ("affinitynet", {"radius": 1}, "expected 2 or more"),
         ("affinitynet", {"validation_list": "x.txt"}, "keeps its last weights"),
         ("affinitynet", {"labels": None}, "lacks labels"),
-        ("deeplabv3plus", {"select": "tags"}, "deeplabv3plus expects labels, pixels, last"),
+        ("deeplabv3plus", {"select": "tags"}, "expected labels, pixels, last"),
         ("deeplabv3plus", {"epoch_iterations": -1}, "expected 0 or more"),
         ("deeplabv3plus", {"architecture": "vgg"}, "unknown architecture 'vgg'"),
         (
@@ -248,6 +251,17 @@ def test_what_is_left_out_is_as_published():
     assert (views.min_image_px, views.max_image_px) == (320, 640)
     assert (body.architecture, norms.fixes_norms, puzzle.alpha) == ("resnest101", False, 4.0)
     assert (selection.select, course.epochs) == ("tags", 15)
+
+
+@pytest.mark.parametrize(
+    ("method", "prepare"), [("affinitynet", prepare_affinity), ("deeplabv3plus", prepare_segmenter)]
+)
+def test_label_maps_that_are_still_to_come_are_not_missed(make_table, tmp_path, method, prepare):
+    table = make_table(method, labels=str(tmp_path / "none"))
+    ids = [str(number) for number in range(len(SIZES_HW))]
+    assert prepare(table, coming=ids).schedule.iterations == 2
+    with pytest.raises(InputError, match=r"no label map 4\.png"):
+        prepare(table, coming=ids[:4])
 
 
 def test_missing_labels_and_truths_are_named(make_table, world, tmp_path):

@@ -5,7 +5,7 @@ of i and the seed; numbers go on without end, so every batch is full and every p
 often.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from maskhone.contracts import Image, describe_size_mismatch
 from maskhone.data.images import read_image
-from maskhone.data.splits import split_like_published
+from maskhone.data.splits import read_ids, split_like_published
 from maskhone.data.tagged_images import (
     TaggedImage,
     choose_images,
+    find_pictures_of,
     find_tagged_images,
     find_truth,
     read_class_names,
 )
-from maskhone.data.voc import VOC_CLASSES, find_voc_images, read_voc_labels
+from maskhone.data.voc import VOC_CLASSES, find_voc_images, read_voc_labels, read_voc_list
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.perimeterfit.augment import (
     Draws,
@@ -103,6 +104,27 @@ def find_images(data: ImageSet, list_name: str = "") -> list[TaggedImage]:
     return items
 
 
+def find_untagged_images(data: ImageSet, list_name: str) -> list[TaggedImage]:
+    """Finds the pictures of a list without asking what is in them; none has classes.
+
+    Args:
+        data: whose `tags` and `unlabelled` do not matter here.
+        list_name: a text file of ids, or with VOC's layout the name of a list.
+
+    Raises:
+        InputError: the list or a picture is missing.
+    """
+    root = Path(data.images)
+    if data.tags:
+        images, truths = root, Path(data.truths) if data.truths else None
+        ids = read_ids(Path(list_name))
+    else:
+        images, truths = root / "JPEGImages", root / "SegmentationClass"
+        truths = Path(data.truths) if data.truths else truths
+        ids = read_voc_list(list_name, root=root)
+    return find_pictures_of(ids, images, truths_dir=truths, source=list_name)
+
+
 def split_images(
     data: ImageSet, *, holds_back: bool, keeps_apart: bool, seed: int
 ) -> tuple[list[TaggedImage], list[TaggedImage]]:
@@ -134,14 +156,23 @@ def split_images(
     return kept, held
 
 
-def with_labels(items: Sequence[TaggedImage], folder: str | Path) -> list[TaggedImage]:
+def with_labels(
+    items: Sequence[TaggedImage], folder: str | Path, *, coming: Collection[str] = ()
+) -> list[TaggedImage]:
     """Gives each picture its label map of a folder, in place of its truth.
+
+    Args:
+        items: the pictures.
+        folder: of label maps.
+        coming: ids of pictures whose label map is made later; it need not be there yet.
 
     Raises:
         InputError: a picture has none.
     """
     found = [replace(item, truth_path=find_truth(Path(folder), item.id)) for item in items]
-    check_truths(found, f"no label map {{id}}.png in {folder}")
+    check_truths(
+        [item for item in found if item.id not in coming], f"no label map {{id}}.png in {folder}"
+    )
     return found
 
 
