@@ -164,9 +164,14 @@ def refine(
 
 @app.command()
 def evaluate(
-    prediction: Annotated[Path, typer.Argument(help="Folder of masks, or COCO results json.")],
+    prediction: Annotated[
+        Path,
+        typer.Argument(help="Folder of masks, or COCO results json; davis: or a weight file."),
+    ],
     target: Annotated[Path, typer.Argument(help="Ground truth of the same form.")],
-    format: Annotated[str, typer.Option(help="auto, folder, coco, cityscapes, big, voc.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="auto, folder, coco, cityscapes, big, voc, davis.")
+    ] = "auto",
     coarse: Annotated[
         Path | None, typer.Option(help="The masks before refinement, scored beside.")
     ] = None,
@@ -186,6 +191,14 @@ def evaluate(
         bool,
         typer.Option(help="Score soft maps too: F-, E-, S-measure, MAE, IoU and F1 as in papers."),
     ] = False,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="SEQUENCE=CLASS",
+            help="davis: what a video shows, a number or a name of VOC; repeatable.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Score masks against ground truth."""
@@ -202,6 +215,7 @@ def evaluate(
             coco_images=coco_images,
             per_mask=per_mask,
             saliency=saliency,
+            classes=classes,
             on_progress=on_progress,
         )
     if as_json:

@@ -57,7 +57,7 @@ def find_davis_sequences(
 
     Args:
         root: holds `JPEGImages`, `Annotations` and `ImageSets`.
-        split: `train`, `val` or `trainval`.
+        split: `train`, `val` or `trainval`; empty looks at no list but for `names` alone.
         year: whose list; that of 2016 may name sequences or pairs of files.
         resolution: folder of pictures and annotations.
         names: only these sequences, in this order; empty takes all of the list.
@@ -66,6 +66,8 @@ def find_davis_sequences(
         InputError: a list, folder, picture or annotation is missing.
     """
     root = Path(root)
+    if not split:
+        return [_find_sequence(root, name, resolution) for name in names]
     listed = _read_list(root, split, year, resolution)
     if names:
         unknown = [name for name in names if name not in listed]
@@ -124,7 +126,7 @@ def _find_sequence(root: Path, name: str, resolution: str) -> DavisSequence:
     truths = root / "Annotations" / resolution / name
     for folder in (images, truths):
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; the list names the sequence {name}")
+            raise InputError(f"{folder}: no such folder, but the sequence {name} is asked for")
     paths = sorted(images.glob("*.jpg"))
     if not paths:
         raise InputError(f"{images}: holds no *.jpg")

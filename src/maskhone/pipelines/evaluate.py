@@ -24,6 +24,7 @@ from maskhone.metrics.cityscapes import CityscapesAP
 from maskhone.metrics.region import ForegroundScores, RegionScores
 from maskhone.metrics.saliency import SaliencyScores
 from maskhone.ops.masks import IGNORE_LABEL
+from maskhone.pipelines.evaluate_davis import score_davis, write_frame_table
 from maskhone.pipelines.evaluate_labels import score_label_maps, write_class_table
 
 Progress = Callable[[int, int], None]
@@ -46,15 +47,18 @@ class EvaluationReport:
         rows: one table row each: what was scored, how many masks, and the scores; with a coarse
             set also a row of differences.
         problems: one line for each mask that could not be scored.
+        frames: of videos, a row for each frame.
     """
 
     rows: list[dict[str, Any]]
     problems: tuple[str, ...] = ()
+    frames: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON-able values; undefined scores are null."""
         rows = [{k: _plain(v) for k, v in row.items()} for row in self.rows]
-        return {"rows": rows, "problems": list(self.problems)}
+        frames = {"frames": self.frames} if self.frames else {}
+        return {"rows": rows, "problems": list(self.problems), **frames}
 
 
 def evaluate_files(
@@ -68,6 +72,7 @@ def evaluate_files(
     coco_images: Path | None = None,
     per_mask: Path | None = None,
     saliency: bool = False,
+    classes: list[str] | None = None,
     on_progress: Progress | None = None,
 ) -> EvaluationReport:
     """Scores predictions, and coarse masks beside them, against ground truth.
@@ -77,24 +82,27 @@ def evaluate_files(
         target: folder of mask files of the same names, COCO ground-truth json, or folder of
             `*_gtFine_instanceIds.png`. A COCO or LVIS json is told by its content.
         format: `auto`, `folder`, `coco`, `cityscapes`, `big` (`NAME_refine.png` or `NAME_seg.png`
-            against `NAME_gt.png`) or `voc` (label maps or class maps, see `score_label_maps`); auto
-            goes by what `prediction` is.
+            against `NAME_gt.png`), `voc` (label maps or class maps, see `score_label_maps`) or
+            `davis` (videos; masks or a weight file against DAVIS, see `score_davis`); auto goes by
+            what `prediction` is.
         coarse: the masks before refinement, of the same form.
         ids: text file, one id (file stem) a line; only these are scored. With `voc` also the name
-            of a VOC list, such as `val`.
+            of a VOC list, such as `val`; with `davis` a list of sequences, such as `2016/val`.
         target_value: the object is where the target has this number; pixels of 255 are ignored.
         coco_images: COCO ground-truth json; the target is LVIS, the results have COCO's
             categories, and only the images of this json are scored (AP*).
-        per_mask: CSV to write, one line per mask (folders), or per class (`voc`).
+        per_mask: CSV to write, one line per mask (folders), class (`voc`) or frame (`davis`).
         saliency: score soft maps too (folders only): F-, E- and S-measure, and what papers call
             IoU, F1, precision, recall and MAE; see `ForegroundScores` and `SaliencyScores`.
+        classes: what videos show, `SEQUENCE=CLASS`; see `score_davis`.
         on_progress: called with finished and planned masks.
 
     Returns:
         Folders: mean IoU, Dice, mBA, boundary IoU and boundary F at 1, 2, 3 px over masks, and IoU
         pooled over all pixels. A mask with a target without outline has no mBA and is left out of
         its mean. Json: COCO mask AP and boundary AP. Cityscapes: AP and AF. VOC: mIoU over all
-        images, false positives and negatives; with class maps, at every threshold.
+        images, false positives and negatives; with class maps, at every threshold. DAVIS: J and F
+        of each sequence, and their means.
 
     Raises:
         UsageError: options that do not go with the form.
@@ -107,9 +115,13 @@ def evaluate_files(
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")
     form = _find_form(prediction, format)
-    if form == "voc":
+    if classes and form != "davis":
+        raise UsageError("--class goes with --format davis only")
+    if form in ("voc", "davis"):
         if saliency or target_value is not None or coco_images is not None:
-            raise UsageError("--saliency, --target-value and --coco-images do not go with voc")
+            raise UsageError(f"--saliency, --target-value and --coco-images do not go with {form}")
+        if form == "davis":
+            return _score_davis(sets, target, ids, classes or [], per_mask, on_progress)
         return _score_voc(sets, target, ids, per_mask, on_progress)
     is_folder = form in ("folder", "big")
     if not is_folder and (ids or per_mask or saliency or target_value is not None):
@@ -142,9 +154,9 @@ def _index_big(folder: Path, role: str) -> dict[str, Path]:
 
 
 def _find_form(prediction: Path, asked: str) -> str:
-    if asked not in ("auto", "folder", "coco", "cityscapes", "big", "voc"):
+    if asked not in ("auto", "folder", "coco", "cityscapes", "big", "voc", "davis"):
         raise UsageError(
-            f"format is {asked!r}; expected auto, folder, coco, cityscapes, big or voc"
+            f"format is {asked!r}; expected auto, folder, coco, cityscapes, big, voc or davis"
         )
     if asked != "auto":
         return asked
@@ -167,6 +179,26 @@ def _score_voc(
     rows = [row for one in found for row in one.rows]
     problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
     return _with_difference(rows, problems)
+
+
+def _score_davis(
+    sets: dict[str, Path],
+    target: Path,
+    ids: Path | None,
+    classes: list[str],
+    per_frame: Path | None,
+    on_progress: Progress | None,
+) -> EvaluationReport:
+    found = [
+        score_davis(path, target, name=kind, ids=ids, classes=classes, on_progress=on_progress)
+        for kind, path in sets.items()
+    ]
+    frames = [row for one in found for row in one.frames]
+    if per_frame is not None:
+        write_frame_table(per_frame, frames)
+    rows = [row for one in found for row in one.rows]
+    problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
+    return EvaluationReport(rows=rows, problems=problems, frames=frames)
 
 
 @dataclass(kw_only=True)
