@@ -24,7 +24,7 @@ from maskhone.metrics.cityscapes import CityscapesAP
 from maskhone.metrics.region import ForegroundScores, RegionScores
 from maskhone.metrics.saliency import SaliencyScores
 from maskhone.ops.masks import IGNORE_LABEL
-from maskhone.pipelines.evaluate_davis import score_davis, write_frame_table
+from maskhone.pipelines.evaluate_davis import score_videos
 from maskhone.pipelines.evaluate_labels import score_label_maps, write_class_table
 
 Progress = Callable[[int, int], None]
@@ -121,7 +121,10 @@ def evaluate_files(
         if saliency or target_value is not None or coco_images is not None:
             raise UsageError(f"--saliency, --target-value and --coco-images do not go with {form}")
         if form == "davis":
-            return _score_davis(sets, target, ids, classes or [], per_mask, on_progress)
+            found = score_videos(sets, target, ids, classes or (), per_mask, on_progress)
+            return EvaluationReport(
+                rows=found.rows, problems=tuple(found.problems), frames=found.frames
+            )
         return _score_voc(sets, target, ids, per_mask, on_progress)
     is_folder = form in ("folder", "big")
     if not is_folder and (ids or per_mask or saliency or target_value is not None):
@@ -179,26 +182,6 @@ def _score_voc(
     rows = [row for one in found for row in one.rows]
     problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
     return _with_difference(rows, problems)
-
-
-def _score_davis(
-    sets: dict[str, Path],
-    target: Path,
-    ids: Path | None,
-    classes: list[str],
-    per_frame: Path | None,
-    on_progress: Progress | None,
-) -> EvaluationReport:
-    found = [
-        score_davis(path, target, name=kind, ids=ids, classes=classes, on_progress=on_progress)
-        for kind, path in sets.items()
-    ]
-    frames = [row for one in found for row in one.frames]
-    if per_frame is not None:
-        write_frame_table(per_frame, frames)
-    rows = [row for one in found for row in one.rows]
-    problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
-    return EvaluationReport(rows=rows, problems=problems, frames=frames)
 
 
 @dataclass(kw_only=True)

@@ -51,7 +51,7 @@ class Shown:
 
 @dataclass(kw_only=True)
 class DavisReport:
-    """Scores of one set of masks.
+    """Scores of one or more sets of masks.
 
     Attributes:
         rows: one for each sequence, and `mean`, in which all sequences count alike: `masks`,
@@ -107,6 +107,29 @@ def evaluate_davis(
     if problems:
         raise InputError(problems[0])
     return {**scores.compute(), "frames": scores.frames}
+
+
+def score_videos(
+    sets: Mapping[str, Path],
+    root: Path,
+    ids: Path | None,
+    classes: Sequence[str],
+    per_frame: Path | None,
+    on_progress: Progress | None,
+) -> DavisReport:
+    """Scores several sets, one below the other; `per_frame` is a CSV to write. See `score_davis`."""
+    found = [
+        score_davis(path, root, name=kind, ids=ids, classes=classes, on_progress=on_progress)
+        for kind, path in sets.items()
+    ]
+    report = DavisReport(
+        rows=[row for one in found for row in one.rows],
+        frames=[row for one in found for row in one.frames],
+        problems=list(dict.fromkeys(problem for one in found for problem in one.problems)),
+    )
+    if per_frame is not None:
+        _write_frames(per_frame, report.frames)
+    return report
 
 
 def score_davis(
@@ -291,8 +314,7 @@ def _score(
     return scores, problems
 
 
-def write_frame_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes a CSV with a line for each frame of each set."""
+def _write_frames(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with replace_when_done(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
