@@ -279,6 +279,12 @@ def _load_crf(**options: Any) -> Refiner:
     return _load_weight_free(CRFRefiner(), **options)
 
 
+def _load_matting(**options: Any) -> Refiner:
+    from maskhone.methods.classic.matting import MattingRefiner
+
+    return _load_weight_free(MattingRefiner(), **options)
+
+
 def _load_weight_free(
     default: Any, *, weights: None, device: str, dtype: str, batch_size: int, **options: Any
 ) -> Refiner:
@@ -395,5 +401,11 @@ METHODS: dict[str, Method] = {
         needs="nothing",
         use_when="soft scores of a low-resolution network",
         load=_load_crf,
+    ),
+    "matting": Method(
+        summary="closed-form matting inside a band around the boundary",
+        needs="nothing but PyMatting (the extra matting)",
+        use_when="any kind of object, thin ones too, when the coarse mask is off by little",
+        load=_load_matting,
     ),
 }
