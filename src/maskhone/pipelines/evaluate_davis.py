@@ -117,7 +117,7 @@ def score_videos(
     per_frame: Path | None,
     on_progress: Progress | None,
 ) -> DavisReport:
-    """Scores several sets, one below the other; `per_frame` is a CSV to write. See `score_davis`."""
+    """Scores several sets as `score_davis` does; `per_frame` is a CSV to write."""
     found = [
         score_davis(path, root, name=kind, ids=ids, classes=classes, on_progress=on_progress)
         for kind, path in sets.items()
