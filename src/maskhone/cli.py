@@ -418,26 +418,49 @@ def attention(
         Path, typer.Option("--output", "-o", help="Folder for heat maps, tables, weak slices.")
     ],
     network: Annotated[
-        str, typer.Option(help="deeplabv3_resnet50, _resnet101, or PACKAGE.MODULE:FACTORY.")
+        str,
+        typer.Option(
+            help="PACKAGE.MODULE:FACTORY of your own, which is called with num_classes; a "
+            "RECIPE.toml; deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3plus, dlinknet34, "
+            "pfanet, resunetpp; or nothing: what WEIGHTS are of."
+        ),
     ] = "",
-    weights: Annotated[Path | None, typer.Option(help="Weights of the network.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A maskhone weight file, or a .pth of the network's tensors."),
+    ] = None,
     layers: Annotated[
-        list[str] | None, typer.Option("--layer", help="A stage by its name, in order; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            help="A stage by its name in named_modules(), such as backbone.layer4; repeat it from "
+            "the first to the last, which decides what is weak. Not needed for deeplabv3_*.",
+        ),
     ] = None,
     num_classes: Annotated[
         int, typer.Option(help="Outputs of the network; 0: as the weights say, else 21.")
     ] = 0,
     ids: Annotated[Path | None, typer.Option(help="Text file of ids: use only these.")] = None,
     classes: Annotated[
-        list[int] | None, typer.Option("--class", help="Ask about this label; repeatable.")
+        list[int] | None,
+        typer.Option("--class", help="Ask about this label only; repeatable. Else about all."),
     ] = None,
-    label_shift: Annotated[int, typer.Option(help="Added to every label but 255.")] = 0,
+    label_shift: Annotated[
+        int, typer.Option(help="Added to every label but 255; 1 where 0 is a class.")
+    ] = 0,
     picture_px: Annotated[
         int, typer.Option(help="Make the shorter side this small; 0 leaves pictures as they are.")
     ] = 0,
     heat_method: Annotated[
         str, typer.Option(help="gradcam, gradcam++, layercam, hirescam or xgradcam.")
     ] = "gradcam",
+    heat_mask: Annotated[
+        str,
+        typer.Option(
+            help="Which pixels are explained: pred, those predicted to be of the class; label, "
+            "also of objects missed completely; or union."
+        ),
+    ] = "pred",
     slice_heat: Annotated[
         float, typer.Option(help="Above this heat a pixel counts as attended to.")
     ] = 0.0,
@@ -446,10 +469,26 @@ def attention(
         typer.Option(help="slices.jsonl of an earlier diagnosis: what is weak again? Repeatable."),
     ] = None,
     most_pictures: Annotated[int, typer.Option(help="Of each kind to draw; 0: none.")] = 50,
+    over: Annotated[str, typer.Option(help="Draw over the image, or over the label.")] = "image",
+    colours: Annotated[
+        str, typer.Option(help="natural: blue is nothing missing, red much; swapped as published.")
+    ] = "natural",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
 ) -> None:
-    """Show which stage of a segmentation network overlooks what (RWS)."""
-    from maskhone.pipelines.diagnose_attention import diagnose_attention, to_text
+    """Show which stage of a segmentation network overlooks what (RWS).
+
+    OUTPUT gets a folder of heat maps for each stage, of what it misses against the best one; a
+    table (report.txt, report.json): `missing` is the mean of that over the class's label, `best`
+    the share of its pixels where no stage attends more; and slices, windows of half the picture's
+    size whose label the last stage covers badly.
+
+    maskhone diagnose attention pictures/ labels/ -o out --weights deeplabv3.safetensors
+
+    maskhone diagnose attention pictures/ labels/ -o out --network my.net:Net --weights net.pth
+    --num-classes 3 --layer stage1 --layer stage2
+    """
+    from maskhone.pipelines.attention_report import to_text
+    from maskhone.pipelines.diagnose_attention import diagnose_attention
 
     with _progress("looking") as on_progress:
         report = diagnose_attention(
@@ -465,9 +504,12 @@ def attention(
             label_shift=label_shift,
             picture_px=picture_px,
             heat_method=heat_method,
+            heat_mask=heat_mask,
             slice_heat=slice_heat,
             earlier=tuple(earlier or ()),
             most_pictures=most_pictures,
+            over=over,
+            colours=colours,  # type: ignore[arg-type]
             device=device,
             on_progress=on_progress,
         )
