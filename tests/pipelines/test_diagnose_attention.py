@@ -10,7 +10,8 @@ from maskhone.engine.weights import save_weights
 from maskhone.errors import InputError, UsageError, WeightsError
 from maskhone.methods.rws.pictures import draw_missing_weights
 from maskhone.methods.rws.store import load_slices, save_slices
-from maskhone.pipelines.diagnose_attention import diagnose_attention, to_text
+from maskhone.pipelines.attention_report import to_text
+from maskhone.pipelines.diagnose_attention import diagnose_attention
 
 HOST = "tests.methods.rws.hosts:make_tiny"
 

@@ -328,7 +328,8 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 def pick_logits(output: Any) -> Tensor:
     """Finds the logits `(B, C, h, w)` in what a segmenter returns.
 
-    That is the tensor itself, the `out` of a dict, or the first of a list.
+    That is the tensor itself, the `out` of a dict, or the first of a list. A single channel is the
+    logit of class 1 against a background of 0.
 
     Raises:
         UsageError: something else.
@@ -343,7 +344,7 @@ def pick_logits(output: Any) -> Tensor:
             f"the network returns {said}; expected logits (B, C, H, W), a dict with them as 'out', "
             "or a list that begins with them"
         )
-    return output
+    return output if output.shape[1] > 1 else torch.cat([torch.zeros_like(output), output], dim=1)
 
 
 def _fit_logits(logits: Tensor, inputs: Tensor) -> Tensor:
