@@ -118,6 +118,10 @@ def refine(
         Path | None,
         typer.Option(help="Write image | coarse | refined | changes: a picture, or a folder."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write an HTML page: every mask before and after, most changed first."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16.")] = "auto",
     batch_size: Annotated[int, typer.Option(help="Patches per call of the network.")] = 32,
@@ -132,7 +136,7 @@ def refine(
     from maskhone.pipelines.refine import refine_files
 
     with _progress("refining") as on_progress:
-        report = refine_files(
+        done = refine_files(
             images,
             masks,
             output,
@@ -149,6 +153,7 @@ def refine(
             classes=classes,
             recompute_boxes=recompute_boxes,
             compare=compare,
+            report=report,
             device=device,
             dtype=dtype,
             batch_size=batch_size,
@@ -157,9 +162,9 @@ def refine(
             dry_run=dry_run,
             on_progress=on_progress,
         )
-    for line in report.lines:
+    for line in done.lines:
         out.print(escape(line), soft_wrap=True, highlight=False)
-    _finish(report.problems)
+    _finish(done.problems)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from maskhone.pipelines.refine_folder import (
     refine_maps,
 )
 from maskhone.pipelines.refine_picture import refine_map, refine_picture
+from maskhone.pipelines.refine_report import check_report_path, run_with_report
 from maskhone.pipelines.refine_run import Progress, RefineReport, Run, Settings
 
 __all__ = ["RefineReport", "refine_files"]
@@ -42,6 +43,7 @@ def refine_files(
     classes: bool = False,
     recompute_boxes: bool = False,
     compare: Path | None = None,
+    report: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 32,
@@ -73,6 +75,8 @@ def refine_files(
             label map in `<output>-classes`.
         recompute_boxes: COCO: make bbox and area follow the refined mask.
         compare: picture (one mask) or folder to write comparisons to.
+        report: HTML file to write: before, after and what changed of every mask, those that a
+            person should look at first. With `resume` it goes on with the one of the stopped run.
         device: `auto`, `cpu`, `cuda`, `mps`.
         dtype: `auto`, `fp32`, `bf16`, `fp16`.
         batch_size: patches per call of the network.
@@ -112,6 +116,7 @@ def refine_files(
         batch_size=batch_size,
         compare=compare,
         image_list=image_list,
+        format=format,
         recompute_boxes=recompute_boxes,
         resume=resume,
         dry_run=dry_run,
@@ -127,7 +132,10 @@ def refine_files(
             "logits of classes that exclude one another want a softmax over the classes, which "
             "--logits is not; save probabilities"
         )
-    return _FORMS[form](run)
+    if report is None:
+        return _FORMS[form](run)
+    check_report_path(run, report)
+    return run_with_report(run, report, _FORMS[form])
 
 
 def _find_form_of_maps(run: Run, asked: str) -> str:

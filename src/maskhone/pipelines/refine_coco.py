@@ -9,6 +9,7 @@ from maskhone.contracts import Image, Scores
 from maskhone.data.coco import (
     CocoItem,
     CocoResults,
+    Entry,
     find_coco_items,
     from_rle,
     load_results,
@@ -27,6 +28,7 @@ from maskhone.pipelines.refine_run import (
     write_score_pictures,
 )
 
+_NAMING = (("id", "id"), ("category", "category_id"))
 PIXELS_AT_ONCE = 64_000_000
 """Masks of one image are refined in groups of at most this many pixels (256 MB of scores)."""
 
@@ -63,7 +65,11 @@ def _refine_coco_item(
     for start, group in enumerate(_groups(item.entry_indices, image)):
         indices, masks, bad = _decode(results, group, image)
         problems += bad
-        refined = run.refine(image, masks).scores
+        result = run.refine(image, masks)
+        refined = result.scores
+        names = [_name_entry(index, results.entries[index]) for index in indices]
+        picture = item.image_path.relative_to(run.images).as_posix()
+        run.report_masks(picture, names, image, masks, result)
         for index, scores in zip(indices, refined, strict=True):
             entry = results.entries[index]
             journal.add(index, refined_entry(entry, scores, recompute_box=run.recompute_boxes))
@@ -71,6 +77,12 @@ def _refine_coco_item(
             write_score_pictures(scores_path(run.output), name, indices, refined)
         run.write_figure(f"{name}-{start}" if start else name, image, masks, refined)
     return problems
+
+
+def _name_entry(index: int, entry: Entry) -> str:
+    """Names an entry by its place in the json, and by what else tells it from others."""
+    known = [f"{word} {entry[key]}" for word, key in _NAMING if key in entry]
+    return ", ".join([f"entry {index}", *known])
 
 
 def _groups(indices: tuple[int, ...], image: Image) -> Iterator[tuple[int, ...]]:

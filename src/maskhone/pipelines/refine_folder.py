@@ -48,11 +48,14 @@ def refine_maps(run: Run) -> RefineReport:
     def do(path: Path) -> None:
         mask_file = read_mask(path, is_logits=run.settings.logits)
         image = make_blank_image(mask_file.scores.shape[1:])
-        refined = run.refine(image, mask_file.scores).scores
+        result = run.refine(image, mask_file.scores)
+        refined = result.scores
         name = path.relative_to(run.masks)
         if run.settings.scores:
             write_mask(scores_path(run.output) / name, refined, mask_file, as_scores=True)
         write_classes(run, name, run.output, mask_file, refined)
+        names = run.name_masks(mask_file)
+        run.report_masks(name.as_posix(), names, None, mask_file.scores, result)
         write_mask(run.output / name, refined, mask_file, binary=run.settings.binary)
 
     def is_done(path: Path) -> bool:
@@ -62,10 +65,13 @@ def refine_maps(run: Run) -> RefineReport:
 
 
 def _refine_folder_sample(run: Run, sample: Sample) -> None:
-    refined = run.refine(sample.image, sample.masks).scores
+    result = run.refine(sample.image, sample.masks)
+    refined = result.scores
     if run.settings.scores:
         write_folder_sample(scores_path(run.output), sample, refined, as_scores=True)
     run.write_figure(sample.id, sample.image, sample.masks, refined)
+    names = [name for file in sample.meta["mask_files"] for name in run.name_masks(file)]
+    run.report_masks(sample.id, names, sample.image, sample.masks, result)
     write_folder_sample(run.output, sample, refined, binary=run.settings.binary)
 
 
@@ -93,10 +99,13 @@ def refine_cityscapes(run: Run) -> RefineReport:
             write_cityscapes(run.output, item.id, [])
             return
         sample = load_cityscapes_item(item)
-        refined = run.refine(sample.image, sample.masks).scores
+        result = run.refine(sample.image, sample.masks)
+        refined = result.scores
         if run.settings.scores:
             write_score_pictures(scores_path(run.output), item.id, range(len(refined)), refined)
         run.write_figure(item.id, sample.image, sample.masks, refined)
+        names = [detection.mask_name for detection in sample.meta["detections"]]
+        run.report_masks(item.id, names, sample.image, sample.masks, result)
         write_cityscapes_sample(run.output, sample, refined)
 
     return run_folder_jobs(run, items, problems, is_done, do)

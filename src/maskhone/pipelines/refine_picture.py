@@ -15,7 +15,7 @@ def refine_picture(run: Run) -> RefineReport:
     if run.dry_run:
         return RefineReport(lines=(f"would refine {run.masks} to {output}",))
     image, mask_file = read_pair(run.images, run.masks, is_logits=run.settings.logits)
-    return _refine_mask_file(run, image, mask_file, output)
+    return _refine_mask_file(run, run.images.name, image, mask_file, output)
 
 
 def refine_map(run: Run) -> RefineReport:
@@ -24,11 +24,15 @@ def refine_map(run: Run) -> RefineReport:
     if run.dry_run:
         return RefineReport(lines=(f"would refine {run.masks} to {output}",))
     mask_file = read_mask(run.masks, is_logits=run.settings.logits)
-    return _refine_mask_file(run, make_blank_image(mask_file.scores.shape[1:]), mask_file, output)
+    return _refine_mask_file(run, run.masks.name, None, mask_file, output)
 
 
-def _refine_mask_file(run: Run, image: Image, mask_file: MaskFile, output: Path) -> RefineReport:
-    refined = run.refine(image, mask_file.scores).scores
+def _refine_mask_file(
+    run: Run, name: str, picture: Image | None, mask_file: MaskFile, output: Path
+) -> RefineReport:
+    image = make_blank_image(mask_file.scores.shape[1:]) if picture is None else picture
+    result = run.refine(image, mask_file.scores)
+    refined = result.scores
     written = write_mask(output, refined, mask_file, binary=run.settings.binary)
     if run.settings.scores:
         path = scores_path(output.with_suffix("")).with_suffix(output.suffix)
@@ -36,6 +40,7 @@ def _refine_mask_file(run: Run, image: Image, mask_file: MaskFile, output: Path)
     write_classes(run, Path(output.stem), output.with_suffix(""), mask_file, refined)
     if run.compare is not None:
         write_comparison(run.compare, image, mask_file.scores, refined)
+    run.report_masks(name, run.name_masks(mask_file), picture, mask_file.scores, result)
     changed = ((refined > FOREGROUND) != (mask_file.scores > FOREGROUND)).any(axis=0).mean()
     line = f"wrote {written} ({100 * changed:.2f} % of the pixels changed)"
     return RefineReport(lines=(line,), refined=1)

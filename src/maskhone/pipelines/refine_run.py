@@ -19,6 +19,7 @@ from maskhone.methods.catalogue import load
 from maskhone.ops.masks import choose_classes, to_steps
 from maskhone.pipelines.arrays import Refined, refine_scores
 from maskhone.pipelines.figure import write_comparison
+from maskhone.pipelines.report_html import MaskRecord, ReportWriter
 
 RUN_FILE = ".maskhone-run.json"
 """In an output folder: the settings of the run, so that --resume does not mix two."""
@@ -72,10 +73,12 @@ class Run:
     batch_size: int
     compare: Path | None
     image_list: Path | None
+    format: str
     recompute_boxes: bool
     resume: bool
     dry_run: bool
     on_progress: Progress | None
+    report: ReportWriter | None = None
 
     @cached_property
     def refiner(self) -> Refiner:
@@ -100,6 +103,41 @@ class Run:
         """Writes the comparison of one picture, where a folder of them was asked for."""
         if self.compare is not None:
             write_comparison(self.compare / f"{name}.png", image, coarse, refined)
+
+    def report_masks(
+        self,
+        picture: str,
+        names: Sequence[str],
+        image: Image | None,
+        coarse: Scores,
+        refined: Refined,
+    ) -> None:
+        """Adds the masks of one picture to the report, where one was asked for."""
+        if self.report is None:
+            return
+        for index, name in enumerate(names):
+            self.report.add(
+                MaskRecord(
+                    picture=picture,
+                    mask=name,
+                    image=image,
+                    before=coarse[index],
+                    after=refined.scores[index],
+                    note=refined.notes[index] if refined.notes else "",
+                    kept=None if refined.kept is None else float(refined.kept[index]),
+                )
+            )
+
+    def name_masks(self, mask_file: MaskFile) -> list[str]:
+        """Names the masks of a file: as the file, with a label or number where it holds several."""
+        path = mask_file.path
+        is_within = self.masks in path.parents
+        name = path.relative_to(self.masks).as_posix() if is_within else path.name
+        if mask_file.labels is not None:
+            return [f"{name} label {label}" for label in mask_file.labels.tolist()]
+        if mask_file.is_stack:
+            return [f"{name} mask {index}" for index in range(len(mask_file.scores))]
+        return [name] * len(mask_file.scores)
 
 
 def run_folder_jobs(
