@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -8,11 +9,17 @@ from tests.methods.rws.hosts import LAYERS, make_tiny
 
 from maskhone.engine.weights import save_weights
 from maskhone.errors import InputError, UsageError, WeightsError
+from maskhone.methods.rws.attention import pick_logits
 from maskhone.methods.rws.pictures import draw_missing_weights
 from maskhone.methods.rws.store import load_slices, save_slices
+from maskhone.pipelines.attention_hosts import load_host
 from maskhone.pipelines.attention_report import to_text
 from maskhone.pipelines.diagnose_attention import diagnose_attention
+from maskhone.segmenters import dlinknet, pfanet, resunetpp
+from maskhone.segmenters.catalogue import build_network
+from maskhone.segmenters.deeplabv3 import prepare_image
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 HOST = "tests.methods.rws.hosts:make_tiny"
 
 
@@ -100,8 +107,47 @@ def test_weights_know_their_network_and_stages(scene):
     assert known.rows == diagnose(scene).rows
 
 
+def test_a_recipe_knows_its_network_and_stages(scene):
+    recipe = scene / "own.toml"
+    recipe.write_text(
+        f'method = "rws"\nnetwork = "{HOST}"\nlayers = {list(LAYERS)}\nnum_classes = 3\n'
+    )
+    known = diagnose(scene, network=str(recipe), layers=(), num_classes=0)
+    assert known.rows == diagnose(scene).rows
+
+
+STAGES = {
+    "dlinknet34": ["encoder1", "encoder2"],
+    "pfanet": ["vgg16.8", "vgg16.15"],
+    "resunetpp": ["input_layer", "residual_conv1"],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_base_models_of_one_class_can_be_asked(scene, name):
+    """What they see is what their segmenters show them, but for the size."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(name).eval()
+    header = {"name": "a", "method": name, "licence": "none", "config": {}}
+    path = save_weights(scene / "a.safetensors", network.state_dict(), header, half=False)
+    host = load_host("", path, STAGES[name])
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    with torch.no_grad():
+        ours = pick_logits(host.network.eval()(torch.from_numpy(prepare_image(image))[None]))
+        prepare = {"dlinknet34": dlinknet, "pfanet": pfanet, "resunetpp": resunetpp}[name]
+        direct = prepare.prepare_image(image, 64)
+        theirs = pick_logits(network(torch.from_numpy(direct)[None]))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    report = diagnose(scene, network="", weights=path, layers=STAGES[name], classes=[1])
+    assert [row["layer"] for row in report.rows] == STAGES[name]
+
+
 def test_one_class_can_be_asked_about(scene):
     assert {row["class"] for row in diagnose(scene, classes=[2]).rows} == {2}
+    report = diagnose(scene, classes=[2, 7])
+    assert {row["class"] for row in report.rows} == {2}
+    assert report.problems == ("class 7: in none of 3 label maps",)
 
 
 def test_a_picture_that_cannot_be_used_is_said_and_left_out(scene):
@@ -118,9 +164,14 @@ def test_a_picture_that_cannot_be_used_is_said_and_left_out(scene):
         ({"layers": ["one.3"]}, UsageError, "no layer"),
         ({"layers": ()}, UsageError, "name its stages"),
         ({"network": ""}, UsageError, "name the network"),
+        ({"layers": (), "network": HOST}, UsageError, "parts are one, two, three, head"),
+        ({"network": "resnet"}, UsageError, "expected deeplabv3_resnet50, "),
+        ({"network": "deeplabv3_resnet50"}, UsageError, "give its weights"),
+        ({"network": "none.toml"}, InputError, "no such file"),
+        ({"network": str(RECIPES / "segrefiner_hr.toml")}, UsageError, "is of segrefiner-hr"),
         ({"over": "nothing"}, UsageError, "over"),
         ({"heat_mask": "truth"}, UsageError, "heat_mask"),
-        ({"classes": [7]}, InputError, "none of 3 label maps"),
+        ({"classes": [7]}, InputError, "class 7: in none of 3 label maps"),
     ],
 )
 def test_what_cannot_be_is_refused(scene, options, error, said):

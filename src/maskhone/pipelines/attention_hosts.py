@@ -20,8 +20,11 @@ from maskhone.methods.rws.host import (
 )
 from maskhone.pipelines.segmenters import load_class_model
 from maskhone.pipelines.train import read_recipe
-from maskhone.segmenters.catalogue import CLASS_SEGMENTERS, DEEPLABV3, SEGMENTERS, build_network
+from maskhone.segmenters.catalogue import DEEPLABV3, SEGMENTERS, build_network
 from maskhone.segmenters.deeplabv3 import MEAN, STD
+
+NAMES = (*DEEPLABV3, "deeplabv3plus", *SEGMENTERS)
+"""Networks that need no import path."""
 
 _NUM_CLASSES = 21
 _CHECK_PX = 64  # a picture to try the layers on
@@ -78,6 +81,11 @@ def load_host(
     name = str(told.get("network") or network or header.get("method", ""))
     if not name:
         raise UsageError("name the network, or give weights that maskhone wrote")
+    if ":" not in name and name not in NAMES:
+        raise UsageError(
+            f"network is {name!r}; expected {', '.join(NAMES)}, package.module:factory, or a "
+            "recipe.toml"
+        )
     if weights is None and ":" not in name:
         raise UsageError(f"network is {name!r}; give its weights, too: fresh ones attend to noise")
     outputs = 2 if name in SEGMENTERS else num_classes or int(told.get("num_classes", _NUM_CLASSES))
@@ -97,9 +105,8 @@ def _read_recipe(network: str) -> dict[str, Any]:
         return {}
     recipe = read_recipe(Path(network))
     name = recipe.get("network") if recipe.get("method") == "rws" else recipe.get("method")
-    known = {*SEGMENTERS, *CLASS_SEGMENTERS, *DEEPLABV3} - {"classifier"}
-    if name is None or (":" not in str(name) and name not in known):
-        raise UsageError(f"{network}: is of {name}; expected rws, or one of {', '.join(known)}")
+    if ":" not in str(name) and name not in NAMES:
+        raise UsageError(f"{network}: is of {name}; expected rws, or one of {', '.join(NAMES)}")
     kept = [key for key in ("layers", "num_classes") if key in recipe]
     return {"network": name, **{key: recipe[key] for key in kept}}
 

@@ -175,6 +175,16 @@ def test_logits_are_found_in_what_networks_return():
         assert pick_logits(output) is logits
 
 
+def test_one_channel_is_a_class_against_a_background(inputs):
+    network = make_seeded(num_classes=1)
+    seen = observe(network, inputs, LAYERS)
+    logits = nn.functional.interpolate(
+        network.eval()(inputs), size=(20, 28), mode="bilinear", align_corners=False
+    )
+    np.testing.assert_array_equal(seen.prediction, (logits[0, 0] > 0).numpy())
+    assert explain(seen, 1, mask=np.ones((20, 28), dtype=bool)).any()
+
+
 def test_looking_sees_what_observing_sees(inputs):
     network = make_seeded()
     seen = observe(network, inputs, LAYERS)

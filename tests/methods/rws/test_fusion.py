@@ -232,6 +232,21 @@ def test_only_the_cells_change_and_gradients_flow_by_what_stays():
     assert x.grad[0, 0, 0, 0] == 1
 
 
+@pytest.mark.parametrize("places", [[[0, 99, 0]], [[5, 0, 0]]])
+def test_hooks_of_mixing_go_when_the_network_fails(places):
+    network = make_seeded().eval()
+    x = torch.randn(2, 3, 24, 24)
+    before = network(x)
+    cells = [(torch.tensor(places), torch.ones(1), torch.zeros(1, width)) for width in (8, 12, 12)]
+    with pytest.raises(IndexError), mix_into(network, LAYERS, cells):
+        network(x)
+    assert not any(module._forward_hooks for module in network.modules())
+    with pytest.raises(KeyboardInterrupt), mix_into(network, LAYERS, cells):
+        raise KeyboardInterrupt
+    assert not any(module._forward_hooks for module in network.modules())
+    assert torch.equal(network(x), before)
+
+
 def test_the_published_loop_hands_the_first_maps_to_all_batches():
     assert plan_published_groups(3, 4) == [[0, 1, 2]]
     assert plan_published_groups(9, 4) == [[0, 1, 2, 3]] * 3

@@ -332,6 +332,8 @@ def test_heat_and_features_of_slices_come_from_one_pass():
         ({"network": "resnet"}, "resnet"),
         ({"network": "nowhere.at:all"}, "cannot import nowhere.at"),
         ({"network": "tests.methods.rws.hosts:nothing"}, "no function or class nothing"),
+        ({"network": "tests.methods.rws.hosts:make_tyni"}, "did you mean make_tiny"),
+        ({"network": "tests.methods.rws.hosts:make_without_classes"}, "with num_classes=3"),
         ({"network": "tests.methods.rws.hosts:make_number"}, "returns int"),
         ({"layers": ["one", "tree"]}, "nearest: three"),
         ({"layers": []}, "name its stages"),

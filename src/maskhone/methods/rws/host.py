@@ -1,5 +1,6 @@
 """The network that RWS trains or diagnoses: DeepLabv3, or anybody's own."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,11 +45,16 @@ def build_host(name: str, num_classes: int) -> nn.Module:
         num_classes: handed to the factory by that name.
 
     Raises:
-        UsageError: an unknown name, a module that cannot be imported, or what is no `nn.Module`.
+        UsageError: an unknown name, a module that cannot be imported, a factory that wants other
+            arguments, or what is no `nn.Module`.
     """
     if name in _DEEPLABS:
         return DeepLabV3(_DEEPLABS[name], num_classes)
-    network = import_factory(name)(num_classes=num_classes)
+    factory = import_factory(name)
+    try:
+        network = factory(num_classes=num_classes)
+    except TypeError as error:
+        raise UsageError(f"{name}: calling it with num_classes={num_classes}: {error}") from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"{name} returns {type(network).__name__}; expected a torch nn.Module")
     return network
@@ -75,7 +81,9 @@ def import_factory(path: str) -> Any:
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise UsageError(f"{path}: {module_name} has no function or class {attribute}")
+        near = difflib.get_close_matches(attribute, vars(module), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{path}: {module_name} has no function or class {attribute}{hint}")
     return factory
 
 
