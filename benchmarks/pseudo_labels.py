@@ -30,7 +30,7 @@ from maskhone.ops.dense_crf import (
     infer,
     unary_from_probabilities,
 )
-from maskhone.pipelines.stages import MANIFEST
+from maskhone.pipelines.stage_folders import MANIFEST
 
 SIZE_HW = (375, 500)  # of most VOC pictures
 CLASSES = 2
@@ -171,9 +171,8 @@ def count_images(run: Path) -> dict[str, float]:
     found = {}
     for path in sorted(run.glob(f"*/{MANIFEST}")):
         facts = json.loads(path.read_text())
-        images = facts["inputs"].get("images", {}).get("files", 0)
-        if facts["seconds"] and images:
-            found[facts["stage"]] = round(60 * images / facts["seconds"], 1)
+        if facts["seconds"] and facts.get("made"):
+            found[facts["stage"]] = round(60 * facts["made"] / facts["seconds"], 1)
     return found
 
 

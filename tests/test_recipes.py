@@ -15,7 +15,7 @@ from maskhone.methods.rws.train import parse_recipe as parse_rws
 from maskhone.methods.segrefiner.train import parse_recipe as parse_segrefiner
 from maskhone.pipelines.prn_few_shot import FewShot
 from maskhone.pipelines.prn_plan import parse_recipe as parse_prn_pipeline
-from maskhone.pipelines.pseudo_plan import parse_recipe as parse_pseudo
+from maskhone.pipelines.pseudo.plan import parse_recipe as parse_pseudo
 from maskhone.pipelines.train import list_trainable, read_named_recipe, read_recipe
 from maskhone.pipelines.train_segmenter import parse_recipe as parse_base
 from maskhone.segmenters.catalogue import SEGMENTERS

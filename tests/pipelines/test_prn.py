@@ -17,7 +17,7 @@ from maskhone.data.score_stacks import write_stack
 from maskhone.errors import InputError, MaskhoneError, UsageError
 from maskhone.methods.prn.thresholds import find_thresholds
 from maskhone.pipelines.prn_report import label_by_patches
-from maskhone.pipelines.stages import MANIFEST
+from maskhone.pipelines.stage_folders import MANIFEST
 from maskhone.pipelines.tables import format_table
 from maskhone.pipelines.train import train_recipe
 from maskhone.segmenters import catalogue

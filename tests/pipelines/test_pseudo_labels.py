@@ -8,13 +8,12 @@ import pytest
 
 from maskhone.data.class_maps import read_cams
 from maskhone.data.images import read_label_map
-from maskhone.pipelines.per_picture import do_each
-from maskhone.pipelines.pseudo_stages import read_fits
+from maskhone.pipelines.pseudo.pictures import read_fits
 
 MISUSED = 2
 STAGES = (
     "classify", "cam", "segments", "perimeters", "fit", "combine", "affinity-labels", "affinity",
-    "walk", "pseudo-labels", "segmenter", "evaluate",
+    "walk", "pseudo-labels", "segmenter", "masks", "evaluate",
 )  # fmt: skip
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
 
@@ -104,7 +103,7 @@ def test_the_whole_pipeline(run, tmp_path):
     labels = read_label_map(out / "pseudo-labels" / "2.png")
     assert set(np.unique(labels)) <= {0, 1, 2}
     assert not read_label_map(out / "pseudo-labels" / "4.png").any()  # the one without a class
-    masks = sorted(path.stem for path in (out / "segmenter" / "masks").glob("*.png"))
+    masks = sorted(path.stem for path in (out / "masks").glob("*.png"))
     assert masks == [str(i) for i in range(8)]
     report = json.loads((out / "evaluate" / "report.json").read_text())
     assert (report["train"], report["test"]) == (6, 2)
@@ -118,7 +117,7 @@ def test_the_whole_pipeline(run, tmp_path):
     again = run()
     assert find_done(again) == []
     changed = run("--option", "pseudo_threshold=0.2")
-    assert find_done(changed) == ["pseudo-labels", "segmenter", "evaluate"]
+    assert find_done(changed) == ["pseudo-labels", "segmenter", "masks", "evaluate"]
     tags = tmp_path / "tags.csv"
     tags.write_text(tags.read_text().replace("3.png,red", "3.png,blue"))
     relabelled = run("--to", "combine")
@@ -199,33 +198,3 @@ def test_the_dry_run_finds_all_in_order(run, tmp_path):
     said = run("--dry-run")
     assert (said.code, "in order" in said.out) == (0, True)
     assert not (tmp_path / "out").exists()
-
-
-def write_number(number, folder):
-    if number == 7:
-        raise ValueError("seven")
-    (folder / str(number)).write_text(str(number))
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_item_is_done_once_and_an_error_ends_the_work(tmp_path, processes):
-    from functools import partial
-
-    (tmp_path / "1").write_text("before")
-    seen = []
-    do_each(
-        range(4),
-        partial(write_number, folder=tmp_path),
-        is_done=lambda number: (tmp_path / str(number)).exists(),
-        processes=processes,
-        on_progress=lambda done, total: seen.append((done, total)),
-    )
-    assert [(tmp_path / str(i)).read_text() for i in range(4)] == ["0", "before", "2", "3"]
-    assert seen == [(2, 4), (3, 4), (4, 4)]
-    with pytest.raises(ValueError, match="seven"):
-        do_each(
-            range(5, 9),
-            partial(write_number, folder=tmp_path),
-            is_done=lambda _: False,
-            processes=processes,
-        )

@@ -1,9 +1,13 @@
+import errno
 import json
+import os
+from contextlib import suppress
 
 import pytest
 
 from maskhone.errors import InputError, UsageError
-from maskhone.pipelines.stages import MANIFEST, Stage, describe_files, run_stages
+from maskhone.pipelines.stage_folders import MANIFEST
+from maskhone.pipelines.stages import Stage, StageReport, describe_files, run_stages
 
 
 @pytest.fixture
@@ -19,10 +23,12 @@ def work(tmp_path):
             self.did, self.broken = [], ""
 
         def run(self, **parameters):
-            options = {k: parameters.pop(k) for k in ("first", "last") if k in parameters}
+            options = {k: parameters.pop(k) for k in ("first", "last", "others") if k in parameters}
             self.did = []
+            given = {"notes": parameters.pop("notes", {})}
+            given["find_inputs"] = lambda: {"seed": [self.source]}
             stages = [
-                self.stage("field", (), parameters, find_inputs=lambda: {"seed": [self.source]}),
+                self.stage("field", (), parameters, **given),
                 self.stage("mill", ("field",), parameters),
                 self.stage("oven", ("mill",), parameters),
             ]
@@ -34,6 +40,8 @@ def work(tmp_path):
                 (folder / "1.txt").write_text(name)
                 if self.broken == name:
                     raise KeyboardInterrupt
+                if self.broken == "full" and name == "mill":
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 (folder / "2.txt").write_text(name)
 
             mine = {"heat": parameters.get(name, 0)}
@@ -156,3 +164,113 @@ def test_several_processes_are_refused(work, monkeypatch):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.txt"):
         describe_files([tmp_path / "gone.txt"])
+
+
+def test_a_copied_or_touched_input_changes_nothing(work, tmp_path):
+    work.run()
+    os.utime(work.source, ns=(5, 5))
+    work.run()
+    assert work.did == []
+    (tmp_path / "elsewhere").mkdir()
+    work.source = work.source.rename(tmp_path / "elsewhere" / "seed.txt")
+    work.run()
+    assert work.did == []
+
+
+def test_going_back_to_the_former_parameters_takes_the_former_folder(work):
+    work.run()
+    (work.out / "mill" / "1.txt").write_text("MILL")  # of the same size, so that it is known again
+    work.run(mill=2)
+    assert work.did == ["mill", "oven"]
+    work.run()
+    assert work.did == []
+    assert (work.out / "mill" / "1.txt").read_text() == "MILL"
+    work.run(mill=2)
+    assert work.did == []
+
+
+def test_a_former_folder_that_was_not_finished_goes_on(work):
+    work.broken = "mill"
+    with pytest.raises(KeyboardInterrupt):
+        work.run()
+    (work.out / "mill" / "1.txt").unlink()
+    (work.out / "mill" / "0.txt").write_text("of the first go")
+    work.broken = ""
+    work.run(mill=2)
+    work.run()
+    assert work.did == ["mill", "oven"]
+    assert (work.out / "mill" / "0.txt").exists()
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2, 3, 4, 5])
+def test_a_run_killed_while_it_exchanges_folders_finds_its_way(work, monkeypatch, killed_after):
+    work.run()
+    work.run(mill=2)
+    calls = []
+
+    class Killed(BaseException):
+        pass
+
+    def rename(self, target):
+        if len(calls) == killed_after:
+            raise Killed
+        calls.append(self)
+        self.replace(target)
+        return target
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(work.out), "rename", rename)
+        with suppress(Killed):
+            work.run()
+    work.run()
+    assert work.did == []
+    work.run(mill=2)
+    assert work.did == []
+    assert not list(work.out.glob(".*.swapped"))
+
+
+def test_what_another_run_has_done_is_copied(work, tmp_path):
+    work.run()
+    first, work.out = work.out, tmp_path / "second"
+    reports = work.run(oven=3, others=[tmp_path / "none", first])
+    assert work.did == ["oven"]
+    assert [report.is_new for report in reports] == [False, False, True]
+    assert (work.out / "mill" / "1.txt").read_text() == "mill"
+    (first / "mill" / "1.txt").write_text("cut off")
+    work.out = tmp_path / "third"
+    work.run(others=[first])
+    assert work.did == ["mill"]
+
+
+def test_notes_are_written_again_without_the_later_stages(work):
+    work.run(notes={"licence": "none"})
+    kept = work.out / "field" / "kept.txt"
+    kept.write_text("what the stage had besides")
+    work.run(notes={"licence": "MIT"})
+    assert work.did == ["field"]
+    assert kept.exists()
+    work.run(notes={"licence": "MIT"})
+    assert work.did == []
+
+
+def test_a_full_disk_is_a_clear_error_and_what_is_done_stays(work):
+    work.run(last="field")
+    work.broken = "full"
+    with pytest.raises(InputError, match=r"mill.*No space left.*goes on"):
+        work.run()
+    assert (work.out / "field" / MANIFEST).exists()
+    work.broken = ""
+    work.run()
+    assert work.did == ["mill", "oven"]
+
+
+def test_the_rate_counts_only_what_was_made_now():
+    report = StageReport(name="cam", is_new=True, seconds=30.0, made=10)
+    assert report.describe() == "cam: 30.0 s for 10, 20 a minute"
+
+
+def test_a_damaged_list_of_hashes_counts_as_none(work):
+    work.run()
+    (work.out / ".hashes.json").write_text("{")
+    work.run()
+    assert work.did == []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskhone.data.pictures import PICTURE_SUFFIXES
+from maskhone.data.pictures import PICTURE_SUFFIXES, open_picture, read_stored_size_hw
 from maskhone.data.splits import read_ids
 from maskhone.errors import InputError
 
@@ -144,6 +144,29 @@ def check_ids(ids: Sequence[str], *, source: str) -> None:
         if id in seen:
             raise InputError(f"{source}: names {id} twice; keep one")
         seen.add(id)
+
+
+def check_truth_sizes(items: Sequence[TaggedImage]) -> None:
+    """Looks at the sizes of pictures and of their truths, mostly without decoding them.
+
+    Raises:
+        InputError: a file cannot be read, or a truth is of another size than its picture.
+    """
+    for item in items:
+        paths = [path for path in (item.image_path, item.truth_path) if path is not None]
+        try:
+            sizes = [read_stored_size_hw(path) for path in paths]
+        except (OSError, SyntaxError, ValueError):
+            sizes = [(0, 0), (1, 1)]
+        if len(set(sizes)) == 1:
+            continue
+        upright = [open_picture(path) for path in paths]  # also says what is wrong with a file
+        sizes = [(picture.height, picture.width) for picture in upright]
+        if len(set(sizes)) > 1:
+            raise InputError(
+                f"{item.truth_path} is {sizes[1]}, but {item.image_path} is {sizes[0]}; "
+                "both must be of one size"
+            )
 
 
 def find_truth(truths_dir: Path, id: str) -> Path | None:

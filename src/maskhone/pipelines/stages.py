@@ -4,28 +4,32 @@ A stage depends on its parameters, on files from outside, and on earlier stages.
 make its key, which `manifest.json` in its folder keeps. Where the key is still the same and the
 files are still there, the stage is skipped; where a run was stopped in the middle, it goes on;
 otherwise the folder is put aside as `NAME.before` and the stage begins anew, and so do those after
-it.
+it. Where `NAME.before`, or the folder of another run, has the key, it is taken instead.
 """
 
 import hashlib
 import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from maskhone.data.files import replace_when_done
+from maskhone.data.files import write_text
 from maskhone.errors import InputError, UsageError
+from maskhone.pipelines.file_hashes import FileHashes
+from maskhone.pipelines.stage_folders import (
+    BEGUN,
+    MANIFEST,
+    find_damaged,
+    find_folder,
+    read_facts,
+)
 
-MANIFEST = "manifest.json"
-"""In the folder of a finished stage: what it depended on, what it wrote, how long it took."""
-
-_BEGUN = ".begun.json"  # in the folder of an unfinished one
+_HASHES = ".hashes.json"  # of files from outside, in the output folder
 
 Inputs = Mapping[str, Sequence[Path]]
 
@@ -43,20 +47,25 @@ class Stage:
         name: of the stage and its folder.
         make: fills the folder. What a stopped run of the same key left there may be taken up;
             finished files must appear whole or not at all.
+            It may return how many items it made now.
         parameters: JSON-able; all that decides the result and is not in a file. What only decides
             how fast it comes, such as loader processes, is left out.
         find_inputs: names the files from outside; called only when the stage is looked at. They
-            are told apart by name, size and time of change, wherever they lie.
+            are told apart by name and content, wherever they lie.
         after: names of earlier stages whose results it reads.
         results: patterns of the files that must stay for the stage to count as done.
+        notes: JSON-able; what is only written into the results, such as a licence. When nothing but
+            this changed the results are written again, out of what the stage had left besides, and
+            later stages stay.
     """
 
     name: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], int | None]
     parameters: Mapping[str, Any]
     find_inputs: Callable[[], Inputs] = no_inputs
     after: tuple[str, ...] = ()
     results: tuple[str, ...] = ("**/*",)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +76,32 @@ class StageReport:
         name: of the stage.
         is_new: it was done, wholly or in part; otherwise it was found done.
         seconds: that this took, now.
+        made: items that were made now, where the stage counts them; what an earlier, stopped run
+            made is not among them.
     """
 
     name: str
     is_new: bool
     seconds: float
+    made: int | None = None
 
     def describe(self) -> str:
         """Says it in a few words."""
-        return f"{self.name}: " + (f"{self.seconds:.1f} s" if self.is_new else "done before")
+        if not self.is_new:
+            return f"{self.name}: done before"
+        said = f"{self.name}: {self.seconds:.1f} s"
+        if self.made and self.seconds:
+            said += f" for {self.made}, {60 * self.made / self.seconds:.0f} a minute"
+        return said
 
 
 def run_stages(
-    stages: Sequence[Stage], out_dir: Path, *, first: str = "", last: str = ""
+    stages: Sequence[Stage],
+    out_dir: Path,
+    *,
+    first: str = "",
+    last: str = "",
+    others: Sequence[Path] = (),
 ) -> list[StageReport]:
     """Does the stages that are not done yet, in order.
 
@@ -89,93 +111,115 @@ def run_stages(
         first: the stages before this one are taken as they are, whatever changed; they must be
             done. Empty for the first of all.
         last: stop after this one; empty for all.
+        others: output folders of other runs; what they have done with the same key is copied.
 
     Returns:
         One report for each stage that was looked at.
 
     Raises:
         UsageError: no such stage, one before `first` is not done, or several processes.
-        InputError: a file is missing, or a stage's folder holds something else.
+        InputError: a file is missing or cannot be written, or a stage's folder holds something
+            else. Stages that are done stay.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "work in stages runs in one process; train on several with the stages' own recipes"
         )
-    names = [stage.name for stage in stages]
-    start, end = _find(names, first, default=0), _find(names, last, default=len(names) - 1)
-    if start > end:
-        raise UsageError(f"first stage {first}, last stage {last}: expected them in order")
-    keys = {name: _read_key(out_dir / name, first) for name in names[:start]}
+    chosen = choose_stages(stages, first=first, last=last)
+    before = stages[: stages.index(chosen[0])]
+    keys = {stage.name: _read_key(out_dir / stage.name, first) for stage in before}
+    hashes = FileHashes(out_dir / _HASHES)
     reports = []
-    for stage in stages[start : end + 1]:
-        inputs = {name: describe_files(files) for name, files in stage.find_inputs().items()}
+    for stage in chosen:
+        inputs = stage.find_inputs().items()
         facts = {
             "stage": stage.name,
             "parameters": dict(stage.parameters),
-            "inputs": inputs,
+            "inputs": {name: describe_files(files, hashes) for name, files in inputs},
             "after": {name: keys[name] for name in stage.after},
         }
-        keys[stage.name] = _hash(facts)
-        reports.append(_run_one(stage, out_dir / stage.name, keys[stage.name], facts))
+        hashes.save()
+        keys[stage.name] = hash_facts(facts)
+        folder = out_dir / stage.name
+        find_folder(folder, keys[stage.name], [other / stage.name for other in others])
+        reports.append(_run_one(stage, folder, keys[stage.name], facts))
     return reports
 
 
-def describe_files(files: Sequence[Path]) -> dict[str, Any]:
+def choose_stages(stages: Sequence[Stage], *, first: str = "", last: str = "") -> Sequence[Stage]:
+    """Takes the stages from one to another, both included; empty for the first or last of all.
+
+    Raises:
+        UsageError: no such stage, or they are the wrong way round.
+    """
+    names = [stage.name for stage in stages]
+    for name in (first, last):
+        if name and name not in names:
+            raise UsageError(f"no stage is called {name!r}; they are {', '.join(names)}")
+    start = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    if start > end:
+        raise UsageError(f"first stage {first}, last stage {last}: expected them in order")
+    return stages[start : end + 1]
+
+
+def describe_files(files: Sequence[Path], hashes: FileHashes | None = None) -> dict[str, Any]:
     """Describes files so that a change of any shows: number, bytes, and a hash.
 
-    The hash is over names, sizes and times of change, not over the contents.
+    The hash is over names and contents, in order, wherever the files lie.
+
+    Args:
+        files: to read.
+        hashes: those that are known.
 
     Raises:
         InputError: one of them is missing.
     """
-    facts = []
-    for path in files:
-        try:
-            found = path.stat()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from error
-        facts.append([path.name, found.st_size, found.st_mtime_ns])
-    return {"files": len(facts), "bytes": sum(size for _, size, _ in facts), "hash": _hash(facts)}
+    hashes = hashes or FileHashes()
+    found = [(path.name, *hashes.find(path)) for path in files]
+    total = sum(size for _, size, _ in found)
+    return {"files": len(found), "bytes": total, "hash": hash_facts(found)}
 
 
 def _run_one(stage: Stage, folder: Path, key: str, facts: Mapping[str, Any]) -> StageReport:
-    before = _read_json(folder / MANIFEST)
-    if before.get("key") == key and not _find_damaged(folder, before):
+    before = read_facts(folder / MANIFEST)
+    damaged = find_damaged(folder, before)
+    if before and before.get("notes", {}) != json.loads(json.dumps(stage.notes)):
+        damaged = [folder / name for name in before["files"]]
+    if before.get("key") == key and not damaged:
         return StageReport(name=stage.name, is_new=False, seconds=0.0)
-    if key not in (before.get("key"), _read_json(folder / _BEGUN).get("key")):
-        _put_aside(folder)
-    for path in _find_damaged(folder, before):
-        path.unlink(missing_ok=True)
-    _write_json(folder / _BEGUN, {"key": key})
+    _write_json(folder / BEGUN, {"key": key})
     (folder / MANIFEST).unlink(missing_ok=True)
+    for path in damaged:
+        path.unlink(missing_ok=True)
     began = time.monotonic()
-    stage.make(folder)
+    try:
+        made = stage.make(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the stage {stage.name} stopped ({error.strerror or error}); what is done "
+            "stays, and the same command goes on; check the folder and free space"
+        ) from error
     seconds = round(time.monotonic() - began, 1)
     manifest = {
         **facts,
+        "notes": dict(stage.notes),
         "key": key,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("maskhone", "torch", "numpy")},
         },
         "seconds": seconds,
+        **({} if made is None else {"made": made}),
         "files": _list_results(folder, stage.results),
     }
     _write_json(folder / MANIFEST, manifest)
-    (folder / _BEGUN).unlink()
-    return StageReport(name=stage.name, is_new=True, seconds=seconds)
-
-
-def _find(names: list[str], name: str, *, default: int) -> int:
-    if not name:
-        return default
-    if name not in names:
-        raise UsageError(f"no stage is called {name!r}; they are {', '.join(names)}")
-    return names.index(name)
+    (folder / BEGUN).unlink()
+    return StageReport(name=stage.name, is_new=True, seconds=seconds, made=made)
 
 
 def _read_key(folder: Path, first: str) -> str:
-    manifest = _read_json(folder / MANIFEST)
+    manifest = read_facts(folder / MANIFEST)
     if "key" not in manifest:
         raise UsageError(f"{folder}: is not done yet; begin before {first}")
     return str(manifest["key"])
@@ -192,45 +236,10 @@ def _list_results(folder: Path, patterns: tuple[str, ...]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if name != MANIFEST}
 
 
-def _find_damaged(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Finds the files of a manifest that are gone or have another size."""
-    return [
-        folder / name
-        for name, size in manifest.get("files", {}).items()
-        if not (folder / name).is_file() or (folder / name).stat().st_size != size
-    ]
-
-
-def _put_aside(folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not _is_ours(folder):
-        raise InputError(f"{folder}: holds other files; name another output folder")
-    aside = folder.with_name(f"{folder.name}.before")
-    if aside.exists():
-        if not _is_ours(aside):
-            raise InputError(f"{aside}: holds other files; move them away")
-        shutil.rmtree(aside)
-    folder.rename(aside)
-
-
-def _is_ours(folder: Path) -> bool:
-    return (folder / MANIFEST).exists() or (folder / _BEGUN).exists()
-
-
-def _hash(facts: Any) -> str:
+def hash_facts(facts: Any) -> str:
+    """Computes a short hash of what JSON can say."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Reads one of our files; what is missing or damaged says nothing."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    with replace_when_done(path) as unfinished:
-        unfinished.write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    write_text(path, json.dumps(facts, indent=2))

@@ -1,24 +1,25 @@
 """What the pipeline from image labels to masks is asked for: its recipe, and where results lie."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from maskhone.data.tagged_images import TaggedImage
-from maskhone.engine.recipe import split_recipe
+from maskhone.engine.recipe import check_keys, split_recipe
 from maskhone.errors import UsageError
-from maskhone.methods.perimeterfit.training_set import ImageSet, find_images, read_classes
+from maskhone.methods.perimeterfit.training_set import (
+    ImageSet,
+    find_images,
+    find_untagged_images,
+    read_classes,
+)
+from maskhone.pipelines.pseudo.trainings import SET_BY_PIPELINE, TRAININGS
 
 Progress = Callable[[int, int], None]
 
-PREFIXES = ("classify_", "affinity_", "segmenter_")
-"""Keys that begin so are lines of the recipe of one of the three trainings."""
-
-KINDS = ("slic", "quick")
-
-_OWN = ("held_share", "validation_list", "train_list")  # of ImageSet; those of trainings only
+_OF_TRAININGS = ("held_share", "validation_list", "train_list")  # fields of `ImageSet`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +27,19 @@ class PseudoLabels:
     """How image labels become masks; the defaults are the published ones unless said.
 
     Keys of a recipe that begin with `classify_`, `affinity_` or `segmenter_` are lines of that
-    training's recipe, see `maskhone.methods.perimeterfit.train`.
+    training's recipe, see `train_classifier`, `train_affinity` and `train_segmenter` of
+    `maskhone.methods.perimeterfit`.
 
     Attributes:
-        name: of the weights that are made.
+        name: of the weights that are made. Another name or licence is written into them without
+            training anew.
         licence: of them.
         train_list: the pictures that masks are made for, see `ImageSet`.
-        test_list: pictures that only the segmenter is scored on; empty scores none.
-        architecture: body of the three networks.
-        backbone_weights: file of an ImageNet start for them; empty starts from nothing.
+        test_list: pictures that only the segmenter is scored on; nobody needs to say what is in
+            them. Empty scores none.
+        architecture: body of the three networks; a training may have another one, with a line of
+            its own.
+        backbone_weights: file of an ImageNet start for them, likewise; empty starts from nothing.
         classifier: weights of a classifier that is there already; no other one is trained.
         affinity_net: likewise of an AffinityNet.
         cam_scales: of the pictures, for the class maps.
@@ -61,13 +66,15 @@ class PseudoLabels:
         walk_canvas_px: pictures are filled up to this side when edges are found.
         pseudo_threshold: what a map has to exceed after the walk.
         pseudo_crf_iterations: of the CRF on the pseudo labels; 0 leaves it out.
-        trains_segmenter: train DeepLabv3+ on the pseudo labels.
+        trains_segmenter: train DeepLabv3+ on the pseudo labels, and make masks with it.
         segment_scales: of the pictures, for its scores.
         segment_crf_iterations: of the CRF on its scores; 0 leaves it out.
         seed: of the three trainings.
-        device: `auto`, `cpu`, `cuda`, `mps`.
+        device: of networks: `auto`, `cpu`, `cuda`, `mps`.
         dtype: of inference: `auto`, `fp32`, `bf16`, `fp16`.
         processes: that work on pictures at once; 0: one on each core.
+        take_from: output folders of other runs; a stage that one of them has done with the same
+            settings, pictures and earlier stages is copied.
         first_stage: stages before it are taken as they are.
         last_stage: the pipeline stops after it.
     """
@@ -106,6 +113,7 @@ class PseudoLabels:
     device: str = "auto"
     dtype: str = "fp32"
     processes: int = 0
+    take_from: tuple[str, ...] = ()
     first_stage: str = ""
     last_stage: str = ""
 
@@ -117,13 +125,22 @@ class PseudoLabels:
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; expected {', '.join(known)}")
         least = {
-            "segments_iterations": 1, "segments_side_px": 0, "labels_crf_iterations": 0,
-            "walk_radius": 2, "walk_exp_times": 0, "walk_canvas_px": 16,
-            "pseudo_crf_iterations": 0, "segment_crf_iterations": 0, "processes": 0,
+            "segments_iterations": 1, "segments_min_labels": 0, "segments_side_px": 0,
+            "segments_seed": 0, "labels_crf_iterations": 0, "walk_radius": 2, "walk_exp_times": 0,
+            "walk_canvas_px": 16, "pseudo_crf_iterations": 0, "segment_crf_iterations": 0,
+            "processes": 0, "seed": 0,
         }  # fmt: skip
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected {lowest} or more")
+        if 0 < self.segments_side_px < 16:
+            raise UsageError(f"segments_side_px is {self.segments_side_px}; expected 0, or 16 up")
+        if self.segments_min_labels > 32:
+            raise UsageError(f"segments_min_labels is {self.segments_min_labels}; expected 0 to 32")
+        for name in ("slic_support", "quick_support"):
+            if not 0 <= getattr(self, name) < 1:
+                said = f"{name} is {getattr(self, name)}"
+                raise UsageError(f"{said}; expected 0 or more, below 1")
         if self.walk_beta <= 0:
             raise UsageError(f"walk_beta is {self.walk_beta}; expected more than 0")
         if self.sure_above < self.maybe_above:
@@ -180,8 +197,27 @@ class Job:
 
     @cached_property
     def test_items(self) -> list[TaggedImage]:
-        """The pictures that only the segmenter sees."""
-        return find_images(self.data, self.plan.test_list) if self.plan.test_list else []
+        """The pictures that only the segmenter sees; what is in them is not asked."""
+        name = self.plan.test_list
+        return find_untagged_images(self.data, name) if name else []
+
+    def recipe_of(self, training: str) -> dict[str, Any]:
+        """Completes the recipe of a training with the lines that the pipeline sets."""
+        plan, own = self.plan, self.trainings[training]
+        data = {k: v for k, v in asdict(self.data).items() if k not in _OF_TRAININGS}
+        labels = TRAININGS[training].labels
+        return {
+            **data,
+            "train_list": plan.train_list,
+            "name": f"{plan.name}.{training}",
+            "licence": plan.licence,
+            "seed": plan.seed,
+            "device": plan.device,
+            "architecture": plan.architecture,
+            "backbone_weights": "" if own.get("start_from") else plan.backbone_weights,
+            **({"labels": str(self.out_dir / labels)} if labels else {}),
+            **own,
+        }
 
     @property
     def n_labels(self) -> int:
@@ -201,24 +237,23 @@ def parse_recipe(
     Raises:
         UsageError: an unknown key, or keys that contradict each other.
     """
-    own = {k: v for k, v in recipe.items() if k != "method" and not _is_of_training(k)}
-    shared = {f.name for f in fields(ImageSet)} - set(_OWN)
-    data = {k: own.pop(k) for k in list(own) if k in shared}
-    (plan,) = split_recipe(own, [PseudoLabels])
-    (images,) = split_recipe(data, [ImageSet])
+    given = {k: v for k, v in recipe.items() if k != "method"}
+    own = {field.name for field in fields(PseudoLabels)}
+    shared = {field.name for field in fields(ImageSet)} - set(_OF_TRAININGS)
+    lines = {f"{name}_{line}" for name, kind in TRAININGS.items() for line in kind.own_lines}
+    for key in given.keys() - own:
+        name, _, line = key.partition("_")
+        if name in TRAININGS and line in SET_BY_PIPELINE:
+            raise UsageError(f"{key}: the pipeline itself sets this; leave it out")
+    check_keys(given, own | shared | lines)
+    (plan,) = split_recipe({k: v for k, v in given.items() if k in own}, [PseudoLabels])
+    (data,) = split_recipe({k: v for k, v in given.items() if k in shared}, [ImageSet])
     trainings = {
-        prefix[:-1]: {
-            k.removeprefix(prefix): v
-            for k, v in recipe.items()
-            if k.startswith(prefix) and _is_of_training(k)
+        name: {
+            key.removeprefix(f"{name}_"): value
+            for key, value in given.items()
+            if key in lines and key.startswith(f"{name}_")
         }
-        for prefix in PREFIXES
+        for name in TRAININGS
     }
-    return Job(
-        plan=plan, data=images, trainings=trainings, out_dir=out_dir, on_progress=on_progress
-    )
-
-
-def _is_of_training(key: str) -> bool:
-    is_own = key in {f.name for f in fields(PseudoLabels)}
-    return not is_own and key.startswith(PREFIXES)
+    return Job(plan=plan, data=data, trainings=trainings, out_dir=out_dir, on_progress=on_progress)

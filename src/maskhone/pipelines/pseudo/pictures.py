@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskhone.contracts import Scores
 from maskhone.data.array_files import save_arrays
 from maskhone.data.class_maps import Cams, load_class_arrays, read_cams, write_cams
 from maskhone.data.images import read_image, read_label_map, write_image
@@ -27,6 +28,9 @@ from maskhone.methods.perimeterfit.walk import enlarge, walk
 from maskhone.ops.dense_crf import infer, unary_from_probabilities
 from maskhone.segmenters.classifier import Classifier, make_cams
 from maskhone.segmenters.deeplabv3plus import DeepLabV3Plus, predict_scores
+
+KINDS = ("slic", "quick")
+"""Of superpixels; each picture has segments of both."""
 
 Bits = NDArray[np.bool_]
 Folders = Mapping[str, Path]
@@ -54,19 +58,23 @@ def write_class_maps(
 
 
 def write_segments(
-    item: TaggedImage, *, kind: str, folder: Path, settings: Mapping[str, Any]
+    item: TaggedImage, *, folder: Path, settings: Mapping[str, Any], device: torch.device
 ) -> None:
-    """Writes the segments of a picture by one kind of superpixels: labels below 32."""
-    segments = part_picture(read_image(item.image_path), kind, **settings)
-    write_image(folder / f"{item.id}.{kind}.png", segments)
+    """Writes the segments of a picture by both kinds of superpixels: labels below 32."""
+    image = read_image(item.image_path)
+    for kind in KINDS:
+        path = folder / f"{item.id}.{kind}.png"
+        if not path.exists():
+            write_image(path, part_picture(image, kind, device=device, **settings))
 
 
-def write_perimeter(
-    item: TaggedImage, *, kind: str, config: PerimeterFitConfig, source: Path, folder: Path
+def write_perimeters(
+    item: TaggedImage, *, config: PerimeterFitConfig, source: Path, folder: Path
 ) -> None:
-    """Writes the perimeters of the segments: 0 and 255."""
-    segments = read_label_map(source / f"{item.id}.{kind}.png")
-    write_image(folder / f"{item.id}.{kind}.png", draw_perimeter(segments, config))
+    """Writes the perimeters of the segments of both kinds: 0 and 255."""
+    for kind in KINDS:
+        segments = read_label_map(source / f"{item.id}.{kind}.png")
+        write_image(folder / f"{item.id}.{kind}.png", draw_perimeter(segments, config))
 
 
 def write_fits(
@@ -171,19 +179,22 @@ def write_pseudo_labels(
     write_voc_labels(folder / f"{item.id}.png", labels)
 
 
-def write_segmented(
+def segment_picture(
     item: TaggedImage,
     *,
     network: DeepLabV3Plus,
     scales: Sequence[float],
-    crf_iterations: int,
-    folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-) -> None:
-    """Writes the label map that the trained segmenter sees."""
+) -> Scores:
+    """Finds the probabilities of the labels that the trained segmenter sees."""
     image = read_image(item.image_path)
-    scores = predict_scores(network, image, scales=scales, device=device, dtype=dtype)
+    return predict_scores(network, image, scales=scales, device=device, dtype=dtype)
+
+
+def write_mask(item: TaggedImage, scores: Scores, *, crf_iterations: int, folder: Path) -> None:
+    """Writes the label map of the segmenter's probabilities, after a dense CRF."""
     if crf_iterations:
+        image = read_image(item.image_path)
         scores = infer(unary_from_probabilities(scores), image, iterations=crf_iterations)
     write_voc_labels(folder / f"{item.id}.png", scores.argmax(axis=0).astype(np.uint8))

@@ -20,7 +20,7 @@ from maskhone.metrics.semantic import (
     label_by_threshold,
 )
 from maskhone.ops.masks import IGNORE_LABEL
-from maskhone.pipelines.pseudo_plan import Job
+from maskhone.pipelines.pseudo.plan import Job
 from maskhone.pipelines.tables import format_table
 
 REPORT = "report.json"
@@ -28,13 +28,16 @@ REPORT = "report.json"
 COLUMNS = ("miou", "miou_present", "fp", "fn", "boundary_iou")
 
 _ARRAYS = {"cam": "hr_cam", "combine": "hr_cam", "walk": "rw"}
+SCORED = (*_ARRAYS, "pseudo-labels", "masks")
+"""Stages that are scored."""
+
 _SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 31))
 """0.05 to 1.50: combined maps reach 2."""
 
 Predict = Callable[[TaggedImage], LabelMap]
 
 
-def evaluate_stages(job: Job, folder: Path, stages: Sequence[str], *, masks: str) -> None:
+def evaluate_stages(job: Job, folder: Path, stages: Sequence[str]) -> None:
     """Scores class maps at their best threshold, label maps as they are; writes `report.json`.
 
     The best threshold is found with the truth: it says what a stage's maps are worth, not what a
@@ -43,8 +46,7 @@ def evaluate_stages(job: Job, folder: Path, stages: Sequence[str], *, masks: str
     Args:
         job: the pictures and where results lie.
         folder: receives the report.
-        stages: those that were done.
-        masks: folder of the segmenter's label maps, within its stage.
+        stages: those that were done, of `SCORED`.
     """
     train = [item for item in job.items if item.truth_path is not None]
     test = [item for item in job.test_items if item.truth_path is not None]
@@ -53,8 +55,8 @@ def evaluate_stages(job: Job, folder: Path, stages: Sequence[str], *, masks: str
         if stage in stages and train:
             rows.append(_score_maps(job, stage, name, train))
     label_maps = {"pseudo labels": (job.out_dir / "pseudo-labels", train)}
-    if "segmenter" in stages:
-        segmented = job.out_dir / "segmenter" / masks
+    if "masks" in stages:
+        segmented = job.out_dir / "masks"
         label_maps["segmenter, the pictures trained on"] = (segmented, train)
         label_maps["segmenter, test"] = (segmented, test)
     for label, (source, items) in label_maps.items():

@@ -1,0 +1,105 @@
+"""Work on every item of a list, here and in processes."""
+
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+
+from maskhone.errors import MaskhoneError, MissingExtraError
+from maskhone.pipelines.per_picture import do_each, do_here
+
+
+def write_number(number, folder):
+    if number == 7:
+        raise ValueError("seven")
+    (folder / str(number)).write_text(str(number))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_item_is_done_once_and_an_error_ends_the_work(tmp_path, processes):
+    (tmp_path / "1").write_text("before")
+    seen = []
+    do_each(
+        range(4),
+        partial(write_number, folder=tmp_path),
+        is_done=lambda number: (tmp_path / str(number)).exists(),
+        processes=processes,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [(tmp_path / str(i)).read_text() for i in range(4)] == ["0", "before", "2", "3"]
+    assert seen == [(2, 4), (3, 4), (4, 4)]
+    with pytest.raises(ValueError, match="seven"):
+        do_each(
+            range(5, 9),
+            partial(write_number, folder=tmp_path),
+            is_done=lambda _: False,
+            processes=processes,
+        )
+
+
+def write_threads(number, folder):
+    (folder / str(number)).write_text(str(torch.get_num_threads()))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_items_are_done_with_one_thread_wherever_and_networks_with_all(tmp_path, processes):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made = do_each(
+            range(3),
+            partial(write_threads, folder=tmp_path),
+            is_done=lambda number: number == 2,
+            processes=processes,
+        )
+        assert (made, torch.get_num_threads()) == (2, 2)
+        do_here([5], partial(write_threads, folder=tmp_path), is_done=lambda _: False)
+    finally:
+        torch.set_num_threads(before)
+    assert [(tmp_path / name).read_text() for name in "015"] == ["1", "1", "2"]
+
+
+def write_sum(number, prepared, folder):
+    (folder / str(number)).write_text(f"{number + prepared} {os.getpid()}")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_prepared_here_is_handed_over_and_little_of_it_waits(tmp_path, processes):
+    waiting = []
+
+    def prepare(number):
+        waiting.append(number - len(list(tmp_path.iterdir())))
+        return 10 * number
+
+    do_each(
+        range(8),
+        partial(write_sum, folder=tmp_path),
+        is_done=lambda _: False,
+        prepare=prepare,
+        processes=processes,
+    )
+    found = [(tmp_path / str(i)).read_text().split() for i in range(8)]
+    assert [int(total) for total, _ in found] == [11 * i for i in range(8)]
+    assert (str(os.getpid()) in {pid for _, pid in found}) is (processes == 1)
+    assert max(waiting) <= processes
+
+
+def end(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_a_clear_error():
+    with pytest.raises(MaskhoneError, match="memory ran out; use fewer than 2 processes"):
+        do_each(range(4), end, is_done=lambda _: False, processes=2)
+
+
+def lack(number):
+    raise MissingExtraError("scikit-image", extra="wsss")
+
+
+def test_a_missing_extra_is_said_as_it_is(tmp_path):
+    with pytest.raises(MissingExtraError, match=r"maskhone\[wsss\]") as caught:
+        do_each(range(2), lack, is_done=lambda _: False, processes=2)
+    assert caught.value.extra == "wsss"
