@@ -6,7 +6,7 @@ import pytest
 from maskhone.data.voc import write_voc_labels
 from maskhone.errors import InputError, UsageError
 from maskhone.pipelines.evaluate import evaluate_files
-from maskhone.pipelines.evaluate_labels import score_label_maps
+from maskhone.pipelines.evaluate_labels import index_labels, score_label_maps
 
 TRUTHS = {
     "a": np.array([[0, 0, 1, 1], [0, 0, 1, 255]], dtype=np.uint8),
@@ -123,3 +123,19 @@ def test_maps_without_keys_are_said(target, tmp_path):
 def test_options_of_other_forms_are_refused(target):
     with pytest.raises(UsageError, match="do not go with voc"):
         evaluate_files(target, target, format="voc", saliency=True)
+
+
+def test_half_written_files_are_passed_by(target, tmp_path):
+    write_all_maps(tmp_path / "p")
+    write_maps(tmp_path / "p" / ".unfinished-0.npz", [0], np.zeros((0, 1, 1)))
+    (tmp_path / "p" / ".unfinished-1.png").write_bytes(b"")
+    assert sorted(index_labels(tmp_path / "p")) == ["a", "b"]
+
+
+def test_the_classes_are_those_of_the_best_threshold_whatever_the_name(target, tmp_path):
+    write_all_maps(tmp_path / "p")
+    report = score_label_maps(tmp_path / "p", target, name="the best", thresholds=(0.2, 0.8))
+    plain = score_label_maps(tmp_path / "p", target, name="x", thresholds=(0.2, 0.8))
+    best = next(row for row in plain.rows if row["masks"] == "x best")
+    mean = np.mean([row["iou"] for row in report.classes])
+    assert mean == pytest.approx(best["miou"])

@@ -21,6 +21,7 @@ from maskhone.data.voc import VOC_CLASSES, read_voc_labels, read_voc_list
 from maskhone.errors import InputError
 from maskhone.metrics.semantic import (
     THRESHOLDS,
+    Choice,
     SemanticScores,
     ThresholdScores,
     choose_thresholds,
@@ -98,8 +99,10 @@ def score_label_maps(
         if on_progress is not None:
             on_progress(done, len(names))
     if is_soft:
-        rows = _rows_of_sweep(name, n_scored, soft)
-        plain = soft.get(next(row["threshold"] for row in rows if row["masks"].endswith(" best")))
+        swept = soft.compute()
+        choice = choose_thresholds(swept)
+        rows = _rows_of_sweep(name, n_scored, swept, choice)
+        plain = soft.get(choice.best["threshold"])
     else:
         rows = [{"masks": name, "n": n_scored, **_pick(plain.compute())}]
     return LabelReport(
@@ -110,12 +113,15 @@ def score_label_maps(
 def index_labels(folder: Path) -> dict[str, Path]:
     """Lists label and class maps by their path within the folder, without suffix.
 
+    Hidden files, such as half-written ones, are passed by.
+
     Raises:
         InputError: the folder is missing or holds neither.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected one of label maps")
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in MASK_SUFFIXES]
+    visible = (p for p in sorted(folder.rglob("*")) if not p.name.startswith("."))
+    found = [p for p in visible if p.suffix.lower() in MASK_SUFFIXES]
     if not found:
         raise InputError(f"{folder}: holds no label maps; check the folder")
     found.sort(key=lambda p: p.suffix.lower() in ARRAY_SUFFIXES)  # these replace pictures
@@ -167,11 +173,11 @@ def _check_size(
         raise InputError(f"{path} does not fit {truth}: {said}")
 
 
-def _rows_of_sweep(name: str, n: int, soft: ThresholdScores) -> list[dict[str, Any]]:
+def _rows_of_sweep(
+    name: str, n: int, swept: Sequence[Mapping[str, float]], choice: Choice
+) -> list[dict[str, Any]]:
     """Makes a row for each threshold, and one for each choice among them."""
-    found = soft.compute()
-    choice = choose_thresholds(found)
-    named: list[tuple[str, Mapping[str, float]]] = [("", row) for row in found]
+    named: list[tuple[str, Mapping[str, float]]] = [("", row) for row in swept]
     named += [(" best", choice.best), (" over", choice.over), (" under", choice.under)]
     return [
         {"masks": f"{name}{role}", "n": n, "threshold": row["threshold"], **_pick(row)}
