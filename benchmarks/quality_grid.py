@@ -6,11 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from quality_sets import Inputs, as_folder, gather
+from quality_sets import Inputs, as_folder, gather, spread
 
 from maskhone.contracts import FOREGROUND, Image
-from maskhone.data.images import read_image, read_label_map, read_mask, write_image
+from maskhone.data.images import read_image, read_label_map, read_mask
 from maskhone.metrics.region import iou
 from maskhone.ops.masks import IGNORE_LABEL, surround
 from maskhone.pipelines.figure import outline
@@ -19,6 +20,7 @@ from maskhone.pipelines.refine import refine_files
 _CELL_HW = (168, 132)
 _CAPTION_PX = 16
 _GAP_PX = 3
+_QUALITY = 82  # of a JPEG
 _MARGIN_SHARE = 0.08  # around the object, of the longer side of the picture
 
 
@@ -42,7 +44,9 @@ def write_grid(
             inputs = gather(data, name, "val", n_rows, Path(folder))
             rows += _draw_set(inputs, methods, n_rows)
     gap = np.full((_GAP_PX, rows[0].shape[1], 3), 255, dtype=np.uint8)
-    return write_image(path, np.concatenate([part for row in rows for part in (row, gap)]))
+    grid = np.concatenate([part for row in rows for part in (row, gap)])
+    PIL.Image.fromarray(grid).save(path, quality=_QUALITY, optimize=True)
+    return path
 
 
 def _draw_set(inputs: Inputs, methods: dict[str, dict[str, Any]], n_rows: int) -> list[Image]:
@@ -51,8 +55,7 @@ def _draw_set(inputs: Inputs, methods: dict[str, dict[str, Any]], n_rows: int) -
         output = inputs.coarse.with_name(f"refined{number}{inputs.coarse.suffix}")
         refine_files(inputs.images, inputs.coarse, output, image_list=inputs.image_list, **settings)
         folders[method] = as_folder(inputs, output)
-    ids = inputs.ids.read_text().split()
-    ids = [ids[i * len(ids) // n_rows] for i in range(min(n_rows, len(ids)))]
+    ids = spread(inputs.ids.read_text().split(), n_rows)
     return [_draw_row(inputs, each, folders) for each in ids]
 
 
@@ -93,9 +96,9 @@ def _draw_cell(image: Image, mask: NDArray[np.bool_], caption: str) -> Image:
     kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = np.asarray(cv2.resize(image, size_wh, interpolation=kind), dtype=np.uint8)
     share = cv2.resize(mask.astype(np.float32), size_wh, interpolation=kind)
-    cell = np.full((height + _CAPTION_PX, width, 3), 255, dtype=np.uint8)
+    cell = np.full((size_wh[1] + _CAPTION_PX, width, 3), 255, dtype=np.uint8)
     cell[: size_wh[1], : size_wh[0]] = outline(small, share > FOREGROUND)
-    return _write(cell, caption, height + _CAPTION_PX - 4)
+    return _write(cell, caption, size_wh[1] + _CAPTION_PX - 4)
 
 
 def _draw_heads(names: list[str]) -> Image:

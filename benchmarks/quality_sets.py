@@ -64,8 +64,7 @@ def gather(data: Path, name: str, split: str, limit: int, folder: Path) -> Input
         folder: for the coarse masks that are used, and for whatever else has to be made.
     """
     ids = (data / name / f"{split}.txt").read_text(encoding="utf-8").split()
-    if limit:
-        ids = [ids[i * len(ids) // limit] for i in range(min(limit, len(ids)))]
+    ids = spread(ids, limit) if limit else ids
     if name == COCO:
         return _gather_coco(data / name, set(ids), folder)
     (folder / "coarse").mkdir()
@@ -81,6 +80,12 @@ def gather(data: Path, name: str, split: str, limit: int, folder: Path) -> Input
         n_masks=len(ids),
         target_value=target_value,
     )
+
+
+def spread(ids: list[str], most: int) -> list[str]:
+    """Picks at most so many ids, evenly spaced: the middles of as many parts of the list."""
+    n = min(most, len(ids))
+    return [ids[(2 * i + 1) * len(ids) // (2 * n)] for i in range(n)]
 
 
 def _gather_coco(root: Path, stems: set[str], folder: Path) -> Inputs:
