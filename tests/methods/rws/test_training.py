@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -11,7 +12,7 @@ from maskhone.engine.weights import load_weights
 from maskhone.errors import InputError, UsageError, WeightsError
 from maskhone.methods.rws.attention import observe
 from maskhone.methods.rws.config import StageConfig
-from maskhone.methods.rws.fusion import MixingMaps, View, sample_cells
+from maskhone.methods.rws.fusion import MixingMaps, View, list_needed_cells, sample_cells
 from maskhone.methods.rws.host import build_host, load_matching
 from maskhone.methods.rws.loss import segmentation_loss
 from maskhone.methods.rws.stages import group_parameters
@@ -74,6 +75,26 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(recipe, pictures, step):
     resumed = train(recipe, out_dir=pictures / "parts", resume=True)
     assert same(read_weights(whole), read_weights(resumed))
     assert read_report(pictures / "whole") == read_report(pictures / "parts")
+
+
+DONE = ("stage-0/network.pt", "stage-1/network.pt", "cycle-1/slices.jsonl", "stage-2/network.pt",
+        "cycle-1/maps/index.json", "stage-3/network.pt", "cycle-2/slices.jsonl")  # fmt: skip
+
+
+def test_a_run_goes_on_after_each_of_its_parts(recipe, pictures):
+    """As a run that was killed right after it had written one of them leaves its folder."""
+    whole = pictures / "whole"
+    path = train(recipe, out_dir=whole)
+    for place, last in enumerate(DONE):
+        parts = pictures / f"after-{place}"
+        shutil.copytree(whole, parts, ignore=shutil.ignore_patterns("*.safetensors"))
+        for later in DONE[place + 1 :]:
+            shutil.rmtree((parts / later).parent, ignore_errors=True)
+        written = (parts / last).stat().st_mtime_ns
+        resumed = train(recipe, out_dir=parts, resume=True)
+        assert (parts / last).stat().st_mtime_ns == written
+        assert same(read_weights(path), read_weights(resumed)), last
+        assert read_report(whole) == read_report(parts), last
 
 
 def test_without_rounds_it_is_the_first_stage_of_one_with_rounds(recipe, pictures):
@@ -263,6 +284,35 @@ def test_the_store_gives_back_what_was_put_in(tmp_path):
     np.testing.assert_allclose(ours.add, direct.add, atol=1e-6)
     larger = View(size_hw=(40, 60), resized_hw=(40, 60), is_mirrored=True, crop_yxhw=(3, 5, 32, 32))
     np.testing.assert_array_equal(store.sample("a/b", 0, larger, (8, 8)).places, ours.places)
+
+
+def test_only_the_cells_that_are_needed_are_stored_as_half_floats(recipe, pictures):
+    train(recipe, out_dir=pictures / "run")
+    folder = pictures / "run" / "cycle-1" / "maps"
+    index = json.loads((folder / "index.json").read_text())
+    store = MixStore(folder)
+    for layer, (count, channels) in enumerate(zip(index["counts"], index["channels"], strict=True)):
+        assert (folder / f"layer-{layer}.f16").stat().st_size == 2 * count * channels
+        needed = whole = 0
+        for id, entry in index["pictures"].items():
+            winners = store.read_maps(id).winners[layer]
+            for j, places in entry["slices"].items():
+                grid_hw = places[layer][1:]
+                box = entry["boxes"][int(j)]
+                needed += len(list_needed_cells(winners, int(j), box, grid_hw))
+                whole += grid_hw[0] * grid_hw[1]
+        assert count == needed < whole
+    assert store._open()[0].base is not None
+    assert isinstance(store._open()[0], np.memmap)
+
+
+def test_figures_that_a_stop_kept_from_the_report_are_made_again(recipe, pictures):
+    train(recipe, out_dir=pictures / "run")
+    path = pictures / "run" / "report.json"
+    whole = read_report(pictures / "run")
+    path.write_text(json.dumps({k: v for k, v in whole.items() if not k.startswith("mixing")}))
+    train(recipe, out_dir=pictures / "run", resume=True)
+    assert read_report(pictures / "run") == whole
 
 
 def test_an_unfinished_store_does_not_count(tmp_path):

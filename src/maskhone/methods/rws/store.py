@@ -73,15 +73,15 @@ class MixWriter:
         """
         place = np.flatnonzero(maps.winners != NO_SLICE)
         arrays: dict[str, NDArray[Any]] = {
-            "place": place,
+            "place": _shorten(place),
             "share": maps.shares.reshape(-1)[place],
-            "winner": maps.winners.reshape(-1)[place],
+            "winner": _shorten(maps.winners.reshape(-1)[place]),
         }
         slices: dict[str, Any] = {}
         for j, of_layers in features.items():
             entries = []
             for layer, (cells, values, grid_hw) in enumerate(of_layers):
-                arrays[f"cells-{j}-{layer}"] = cells
+                arrays[f"cells-{j}-{layer}"] = _shorten(cells)
                 halves = np.clip(values, -_HALF, _HALF).astype(np.float16)
                 self._files[layer].write(np.ascontiguousarray(halves).tobytes())
                 entries.append([self._counts[layer], *grid_hw])
@@ -179,6 +179,11 @@ class MixStore:
     def _read(self, id: str) -> dict[str, NDArray[Any]]:
         with np.load(self.folder / f"{self._index['pictures'][id]['number']}.npz") as stored:
             return {name: stored[name] for name in stored.files}
+
+
+def _shorten(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Stores whole numbers from 0 in the fewest bytes that hold them."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
 def is_finished(folder: Path) -> bool:
