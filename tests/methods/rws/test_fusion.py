@@ -11,6 +11,7 @@ from maskhone.methods.rws.fusion import (
     compare_heat,
     list_needed_cells,
     make_mixing_maps,
+    make_published_maps,
     mix_into,
     plan_published_groups,
     sample_cells,
@@ -153,6 +154,39 @@ def test_mirroring_the_picture_mirrors_what_is_mixed():
     np.testing.assert_allclose(f, f_mirrored[..., ::-1], atol=1e-4)
 
 
+def test_cropping_the_picture_crops_what_is_mixed():
+    large, smalls, _ = draw_maps()
+    maps = make_mixing_maps(large, smalls, BOXES)
+    features = make_position_features((8, 10))
+    n, f = sample(maps, PLAIN, (20, 16), features).to_dense((20, 16))
+    part = View(size_hw=SIZE, resized_hw=SIZE, is_mirrored=False, crop_yxhw=(15, 20, 30, 40))
+    n_part, f_part = sample(maps, part, (10, 8), features).to_dense((10, 8))
+    assert (n_part < 1).any()
+    np.testing.assert_array_equal(n_part, n[5:15, 4:12])
+    np.testing.assert_allclose(f_part, f[:, 5:15, 4:12], atol=1e-4)
+
+
+def test_published_maps_have_the_defects_that_ours_have_not():
+    """D2: nothing of the picture stays where a slice loses. D6: features at places of their own."""
+    large, smalls, _ = draw_maps()
+    grid_hw, (x1, y1, x2, y2) = (30, 40), BOXES[0]
+    ones = [np.ones((1, 2, *grid_hw), np.float32)] * len(large)
+    positions = np.stack(np.indices(grid_hw)).astype(np.float32)[None]
+    use, _, _ = compare_heat(large[:, y1:y2, x1:x2], smalls[0])
+    n, f = make_published_maps(large, smalls[:1], BOXES[:1], [ones])
+    window = n[0][y1 // 2 : y2 // 2, x1 // 2 : x2 // 2]
+    loses = ~use[0][::2, ::2]
+    assert loses.any()
+    assert (window[loses] == 0).all()
+    assert (f[0][0, :, y1 // 2 : y2 // 2, x1 // 2 : x2 // 2][:, loses] == 1).all()
+    _, f = make_published_maps(large, smalls[:1], BOXES[:1], [[positions] * len(large)])
+    inside = f[0][0, :, y1 // 2 : y2 // 2, x1 // 2 : x2 // 2][:, loses]
+    rows, columns = np.nonzero(loses)
+    np.testing.assert_array_equal(inside, np.stack([rows + y1 // 2, columns + x1 // 2]))
+    ours = make_mixing_maps(large, smalls[:1], BOXES[:1])
+    assert (ours.shares[0, y1:y2, x1:x2][~use[0]] == 1).all()
+
+
 def test_a_view_says_where_the_pixels_of_a_crop_come_from():
     """Rows and columns written into a picture come out where `locate` says they do."""
     rows, columns = np.indices((40, 50))
@@ -213,6 +247,9 @@ def test_nothing_mixed_is_the_plain_network():
     with mix_into(network, LAYERS, empty):
         mixed = network(x)
     assert torch.equal(mixed, network(x))
+    keeping = [(torch.tensor([[1, 2, 3]]), torch.ones(1), torch.zeros(1, c)) for c in widths]
+    with mix_into(network, LAYERS, keeping):
+        assert torch.equal(network(x), mixed)  # n = 1 and f = 0
 
 
 def test_only_the_cells_change_and_gradients_flow_by_what_stays():
