@@ -183,10 +183,11 @@ def _read_json(path: Path, beginning: bytes) -> Iterator[Any]:
                     raise InputError(f"{path}: damaged; remove it, or name another") from error
 
 
-def _rank(line: _Line) -> tuple[float, float, str, str]:
+def _rank(line: _Line) -> tuple[float, float, float, str, str]:
     """Orders masks by how much a person should look."""
     facts = line.facts
-    return -facts["attention"], -facts["share"], facts["picture"], facts["mask"]
+    seen = -facts["attention"], -facts["share"], -(facts["kept"] or 0)
+    return *seen, facts["picture"], facts["mask"]
 
 
 def _summarise(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

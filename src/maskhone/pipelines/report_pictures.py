@@ -25,7 +25,7 @@ _LOSSLESS = 101  # what OpenCV takes for it
 _MOST_DRAWN_SHARE = 0.7  # of the bytes; more detailed drawings become smaller, not the crop blurred
 _LARGEST_SCALE = 8.0  # of an object of few pixels
 _MARGIN_SHARE, _LEAST_MARGIN_PX = 0.12, 6
-_THIN_PX = 7.0  # in the small picture; outlines of thinner objects would hide them
+_THIN_PX = 9.0  # in the small picture; outlines of thinner objects would hide them
 
 _ORANGE, _BLUE = (238, 119, 51), (51, 187, 238)  # Paul Tol's vibrant scheme: safe for all eyes
 _CLEAR, _EDGE, _BEFORE, _AFTER, _TRACE, _REMOVED, _ADDED = 0, 1, 2, 3, 4, 5, 7
@@ -33,7 +33,7 @@ _FAINT, _STRONG = 150, 235  # opacity of a small pixel of which less than half c
 _COLOURS_RGBA = np.array(
     [
         (0, 0, 0, 0),
-        (0, 0, 0, 130),
+        (0, 0, 0, 180),
         (*_ORANGE, 255),
         (*_BLUE, 255),
         (255, 255, 255, 120),
@@ -110,12 +110,13 @@ def _draw(
     before: NDArray[np.bool_], after: NDArray[np.bool_], size_wh: tuple[int, int]
 ) -> Iterator[NDArray[np.uint8]]:
     """Draws the mask before, the mask after, and the difference, as numbers of colours."""
-    before_share, after_share, removed, added = (
-        _resize_share(mask, size_wh) for mask in (before, after, before & ~after, after & ~before)
-    )
-    yield _draw_object(before_share, _BEFORE)
-    yield _draw_object(after_share, _AFTER)
-    yield _draw_difference(before_share, removed, added)
+    removed, added = (_resize_share(mask, size_wh) for mask in (before & ~after, after & ~before))
+    small = [_shrink(mask, size_wh) for mask in (before, after)]
+    is_thin = any(mask.any() and mean_width(mask) < _THIN_PX for mask in small)
+    shapes = [mask if is_thin else _find_line(mask) for mask in small]
+    yield _draw_object(shapes[0], _BEFORE)
+    yield _draw_object(shapes[1], _AFTER)
+    yield _draw_difference(shapes[0], removed, added)
 
 
 def _choose_window(either: NDArray[np.bool_]) -> tuple[slice, slice]:
@@ -135,25 +136,27 @@ def _resize_share(mask: NDArray[np.bool_], size_wh: tuple[int, int]) -> NDArray[
     return np.asarray(cv2.resize(mask.astype(np.float32), size_wh, interpolation=how))
 
 
-def _draw_object(share: NDArray[np.float32], colour: int) -> NDArray[np.uint8]:
-    """Draws the outline of an object with a dark edge; a thin object is painted instead."""
-    drawing = np.full(share.shape, _CLEAR, dtype=np.uint8)
-    mask = share > FOREGROUND
-    if not mask.any():
-        mask = share > 0  # of specks something should be seen
-    if not mask.any():
-        return drawing
-    line = mask if mean_width(mask) < _THIN_PX else _find_line(mask)
-    drawing[_grow(line)] = _EDGE
-    drawing[line] = colour
+def _shrink(mask: NDArray[np.bool_], size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    """Resizes a mask; of specks that would vanish, something stays."""
+    share = _resize_share(mask, size_wh)
+    small = share > FOREGROUND
+    return small if small.any() else share > 0
+
+
+def _draw_object(shape: NDArray[np.bool_], colour: int) -> NDArray[np.uint8]:
+    """Draws an outline, or a thin object as a whole, with a dark edge."""
+    drawing = np.full(shape.shape, _CLEAR, dtype=np.uint8)
+    drawing[_grow(shape)] = _EDGE
+    drawing[shape] = colour
     return drawing
 
 
 def _draw_difference(
-    before: NDArray[np.float32], removed: NDArray[np.float32], added: NDArray[np.float32]
+    trace: NDArray[np.bool_], removed: NDArray[np.float32], added: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    drawing = np.full(before.shape, _CLEAR, dtype=np.uint8)
-    drawing[_find_line(before > FOREGROUND)] = _TRACE
+    """Draws what changed over a trace of the mask before."""
+    drawing = np.full(trace.shape, _CLEAR, dtype=np.uint8)
+    drawing[trace] = _TRACE
     for share, faint in ((removed, _REMOVED), (added, _ADDED)):
         is_changed = (share > 0) & (share >= np.maximum(removed, added))
         drawing[is_changed] = faint + (share[is_changed] >= FOREGROUND)

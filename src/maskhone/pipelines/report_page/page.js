@@ -34,7 +34,7 @@ function describePlace(m) {
 
 function listBadges(m) {
   const badges = [];
-  if (m.kept > 0) badges.push(`guard kept ${percent(m.kept)}`);
+  if (m.kept > 0) badges.push(m.kept > 0.995 ? "kept by the guard" : "partly kept by the guard");
   if (m.before_px && !m.after_px) badges.push("lost");
   if (!m.before_px && m.after_px) badges.push("from nothing");
   if (!m.before_px && !m.after_px) badges.push("empty");
@@ -83,21 +83,23 @@ function makeFrame(layer, m, pictures) {
 function makeFacts(m) {
   const grown = m.before_px ? (m.after_px - m.before_px) / m.before_px : 0;
   const sign = grown > 0 ? "+" : "−";
-  const rows = [
-    ...row("Area", `${count(m.before_px)} → ${count(m.after_px)} px`,
-      ...(grown ? [make("small", {}, `${sign}${percent(Math.abs(grown))}`)] : [])),
-    ...row("Changed", `${percent(m.share)} of the object`,
-      make("small", {}, `${count(m.added_px)} px added, ${count(m.removed_px)} removed`)),
-    ...row("Where", describePlace(m)),
-  ];
+  const area = m.before_px === m.after_px ? "" : `${count(m.before_px)} → `;
+  const rows = row("Area", `${area}${count(m.after_px)} px`,
+    ...(grown ? [make("small", {}, `${sign}${percent(Math.abs(grown))}`)] : []));
+  if (m.share === 0) rows.push(...row("Changed", "nothing"));
+  else {
+    rows.push(...row("Changed", `${percent(m.share)} of the object`,
+      make("small", {}, `${count(m.added_px)} px added, ${count(m.removed_px)} removed`)));
+    rows.push(...row("Where", describePlace(m)));
+  }
   if (m.pieces_before !== m.pieces_after) rows.push(...row("Pieces", `${count(m.pieces_before)} → ${count(m.pieces_after)}`));
   if (m.holes_before !== m.holes_after) rows.push(...row("Holes", `${count(m.holes_before)} → ${count(m.holes_after)}`));
-  if (m.kept !== null) rows.push(...row("Guard", m.kept > 0 ? `kept ${percent(m.kept)} of the changes out` : "let all changes pass"));
+  if (m.kept !== null) rows.push(...row("Guard", m.kept > 0 ? `undid ${percent(m.kept)} of the changes` : "undid nothing"));
   const level = Math.round(m.attention);
   const bar = make("i");
   bar.style.setProperty("--share", level);
   const facts = make("div", { className: "facts" },
-    make("h3", {}, m.picture, make("span", {}, m.mask)),
+    make("h3", {}, ...(m.mask.startsWith(m.picture) ? [m.mask] : [m.picture, make("span", {}, m.mask)])),
     make("div", { className: "meter", title: "How much you should look, 0 to 100" }, bar, make("span", {}, "attention ", make("b", {}, `${level}`))),
   );
   const badges = listBadges(m);
@@ -109,13 +111,13 @@ function makeFacts(m) {
 
 function makeCard(m, place) {
   const pictures = loadPictures(m);
-  const shape = Math.min(Math.max(pictures.size_wh[0] / pictures.size_wh[1], 0.72), 1.6);
+  const shape = Math.min(Math.max(pictures.size_wh[0] / pictures.size_wh[1], 0.85), 1.6);
   const figures = LAYERS.slice(0, 3).map(({ name, title, swatch }) => {
     const frame = makeFrame(name, m, pictures);
     frame.style.aspectRatio = shape;
     const open = make("button", { type: "button", title: "Large view", onclick: () => viewer.open(place, name) }, frame);
     const marks = swatch ? [make("b", { className: `swatch ${swatch}` })]
-      : [make("b", { className: "swatch after" }), "added", make("b", { className: "swatch before" }), "removed"];
+      : [make("span", { className: "long" }, `${title}:`), make("b", { className: "swatch after" }), "added", make("b", { className: "swatch before" }), "removed"];
     return make("figure", {}, make("figcaption", {}, ...(swatch ? [...marks, title] : marks)), open);
   });
   return make("article", { className: "card", label: `${m.picture}, ${m.mask}` },
@@ -141,7 +143,7 @@ const FILTERS = {
 const compareNames = new Intl.Collator("en", { numeric: true }).compare;
 const byName = (a, b) => compareNames(a.picture, b.picture) || compareNames(a.mask, b.mask);
 const ORDERS = {
-  attention: (a, b) => b.attention - a.attention || b.share - a.share || byName(a, b),
+  attention: (a, b) => b.attention - a.attention || b.share - a.share || (b.kept ?? 0) - (a.kept ?? 0) || byName(a, b),
   share: (a, b) => b.share - a.share || byName(a, b),
   reach: (a, b) => (b.reach_px ?? Infinity) - (a.reach_px ?? Infinity) || b.share - a.share || byName(a, b),
   kept: (a, b) => (b.kept ?? 0) - (a.kept ?? 0) || ORDERS.attention(a, b),
