@@ -35,6 +35,18 @@ class DictHost(TinyHost):
         return {"out": logits, "aux": logits}
 
 
+class PooledHost(TinyHost):
+    """Normalises the mean of each channel, as DeepLabv3's pyramid does: one picture is too few."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(12))
+
+    def forward(self, x):
+        y = self.three(self.two(self.one(x)))
+        return self.head(y + self.pooled(y))
+
+
 class FlatHost(nn.Module):
     """A stage that makes no map."""
 
@@ -63,6 +75,10 @@ def make_blind(num_classes):
         network.head.weight.zero_()
         network.head.bias[0] = 100
     return network
+
+
+def make_pooled(num_classes):
+    return PooledHost(num_classes)
 
 
 def make_without_classes():

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from tests.methods.rws.hosts import LAYERS, DictHost, TinyHost, make_seeded
+from tests.methods.rws.hosts import LAYERS, DictHost, PooledHost, TinyHost, make_seeded
 
 from maskhone.engine.weights import load_weights
 from maskhone.errors import InputError, UsageError, WeightsError
@@ -203,6 +203,17 @@ def test_slices_can_be_seen_at_the_size_of_the_picture(recipe, pictures):
     assert read_report(pictures / "run")["mixing-1"]["pictures"] >= 0
 
 
+def test_a_last_picture_alone_does_not_stop_batch_normalisation(recipe, pictures):
+    with pytest.raises(ValueError, match="more than 1 value"):
+        make_seeded(PooledHost)(torch.zeros(1, 3, 16, 16))
+    host = "tests.methods.rws.hosts:make_pooled"
+    train({**recipe, "network": host, "epochs": 1}, out_dir=pictures / "run")  # 5 pictures by 4
+    assert read_report(pictures / "run")["stages"]["1"]["steps"] == 2
+    (pictures / "one.txt").write_text("p0\n")
+    table = {**recipe, "network": host, "cycles": 0, "train_list": str(pictures / "one.txt")}
+    train(table, out_dir=pictures / "one")
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 7])
 def test_every_epoch_has_every_picture_and_whole_batches_only(pictures, count):
     data = LabelledData(images=str(pictures / "images"), labels=str(pictures / "labels"))
@@ -321,12 +332,26 @@ def test_data_that_does_not_fit_is_refused_with_the_reason(recipe, pictures):
         attempt(train_list=str(pictures / "three.txt"), classes=[2], pretrain_epochs=0)
     with pytest.raises(InputError, match=r"labels: has no label map p9"):
         attempt(train_list=str(pictures / "nine.txt"))
+    (pictures / "empty.txt").write_text("\n")
+    for name in ("train_list", "validation_list"):
+        with pytest.raises(InputError, match=r"empty\.txt"):
+            attempt(**{name: str(pictures / "empty.txt")})
+    with pytest.raises(InputError, match="voc:CLASS:train"):
+        attempt(train_list="voc:carr:train")
     with pytest.raises(InputError, match=r"p0.png: has label 2, but num_classes is 2"):
         attempt(num_classes=2)
     with pytest.raises(InputError, match="no such folder"):
         attempt(images=str(pictures / "none"))
     with pytest.raises(WeightsError, match="no such file"):
         attempt(init_from=str(pictures / "none.pth"))
+
+
+def test_pictures_without_label_map_are_said_where_no_list_chooses(recipe, pictures, caplog):
+    PIL.Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(pictures / "images" / "p9.png")
+    data = LabelledData(images=recipe["images"], labels=recipe["labels"])
+    with caplog.at_level(logging.WARNING):
+        assert len(find_items(data, "")) == 6
+    assert "1 of 7 pictures have no label map and are left out, such as p9" in caplog.text
 
 
 def test_a_folder_with_a_run_is_not_used_for_another(recipe, pictures):

@@ -3,6 +3,7 @@
 Source: RWS sections 6 and 7.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,8 @@ from maskhone.methods.rws.slices import Slice
 from maskhone.methods.rws.store import MixStore
 from maskhone.ops.masks import IGNORE_LABEL
 from maskhone.segmenters.deeplabv3 import prepare_image
+
+logger = logging.getLogger(__name__)
 
 BACKGROUND = 0
 
@@ -100,6 +103,16 @@ def find_items(data: LabelledData, list_path: str) -> list[LabelledItem]:
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         found[name] = {p.stem: p for p in files}
     ids = _read_list(list_path) if list_path else sorted(found["labels"])
+    unlabelled = [] if list_path else sorted(found["images"].keys() - found["labels"].keys())
+    if unlabelled:
+        logger.warning(
+            "%s: %d of %d pictures have no label map and are left out, such as %s; a list of ids "
+            "says which are meant",
+            data.images,
+            len(unlabelled),
+            len(found["images"]),
+            unlabelled[0],
+        )
     if not ids:
         raise InputError(f"{list_path or data.labels}: names no pictures")
     for id in ids:
