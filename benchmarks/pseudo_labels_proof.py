@@ -13,7 +13,6 @@ as Markdown.
 
 import argparse
 import json
-import shutil
 import statistics
 import tomllib
 from pathlib import Path
@@ -125,28 +124,19 @@ def write_once(path: Path, text: str) -> None:
 
 
 def run_arm(recipe: dict[str, Any], folder: Path, seed: int, arm: str) -> list[dict[str, Any]]:
-    """Runs the pipeline and returns the rows of its report."""
-    fitted = folder / f"seed-{seed}-{ARMS[0]}"
+    """Runs the pipeline and returns the rows of its report.
+
+    Stages that depend on nothing else are taken from the other arm, and from the first seed.
+    """
     out = folder / f"seed-{seed}-{arm}"
-    first = ""
-    if arm == ARMS[0]:
-        for stage in ("segments", "perimeters"):
-            share(folder / f"seed-0-{arm}" / stage, out / stage)
-    else:
-        share(fitted / "cam", out / "cam")
-        weights = fitted / "classify" / f"{recipe['name']}.classify.safetensors"
-        recipe = {**recipe, "uses_perimeterfit": False, "classifier": str(weights)}
-        first = "affinity-labels"
-    run(recipe, out_dir=out, first=first)
+    others = [folder / f"seed-{n}-{ARMS[0]}" for n in (seed, 0)]
+    settings: dict[str, Any] = {"take_from": [str(other) for other in others if other != out]}
+    if arm != ARMS[0]:
+        settings["uses_perimeterfit"] = False
+    run({**recipe, **settings}, out_dir=out)
     rows: list[dict[str, Any]] = json.loads((out / "evaluate" / "report.json").read_text())["rows"]
     print(arm, seed, {row["masks"]: round(100 * row["miou"], 1) for row in rows}, flush=True)
     return rows
-
-
-def share(source: Path, target: Path) -> None:
-    """Copies the folder of a stage that is done; times of change stay."""
-    if source.exists() and source != target and not target.exists():
-        shutil.copytree(source, target)
 
 
 def summarise(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from maskhone.errors import InputError
 
+UNFINISHED = ".unfinished-"
+"""Names of half-written files begin so; a killed program leaves them behind."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
@@ -34,7 +37,7 @@ def replace_when_done(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    unfinished = path.with_name(f".unfinished-{uuid.uuid4().hex[:12]}{path.suffix}")
+    unfinished = path.with_name(f"{UNFINISHED}{uuid.uuid4().hex[:12]}{path.suffix}")
     if path.is_dir():
         raise InputError(f"{path}: cannot write, this is a folder; give a file name")
     try:

@@ -408,8 +408,13 @@ def _save_checkpoint(
     state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
     if watch:
         state["epochs"] = watch.get_state()
-    with replace_when_done(out_dir / "checkpoint.pt") as path:
-        torch.save(state, path)
+    with replace_when_done(out_dir / "checkpoint.pt") as path, path.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # why the file could not be written
+                raise error.__context__ from error
+            raise
 
 
 def _load_checkpoint(

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from maskhone.data.files import write_text
+from maskhone.data.files import UNFINISHED, write_text
 from maskhone.errors import InputError, UsageError
 from maskhone.pipelines.file_hashes import FileHashes
 from maskhone.pipelines.stage_folders import (
@@ -190,7 +190,7 @@ def _run_one(stage: Stage, folder: Path, key: str, facts: Mapping[str, Any]) -> 
         return StageReport(name=stage.name, is_new=False, seconds=0.0)
     _write_json(folder / BEGUN, {"key": key})
     (folder / MANIFEST).unlink(missing_ok=True)
-    for path in damaged:
+    for path in [*damaged, *folder.rglob(f"{UNFINISHED}*")]:
         path.unlink(missing_ok=True)
     began = time.monotonic()
     try:
