@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from maskhone.ops.dense_crf import PermutohedralLattice, infer, infer_labels, unary_from_labels
+from maskhone.errors import UsageError
+from maskhone.ops.dense_crf import CRFParameters, infer, infer_labels, unary_from_labels
 
 FLAT = np.full((12, 12, 3), 90, dtype=np.uint8)
 
@@ -30,10 +32,9 @@ def test_probabilities_sum_to_one():
     np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
 
 
-def test_the_filter_is_linear():
-    random = np.random.default_rng(0)
-    lattice = PermutohedralLattice(random.normal(size=(50, 2)).astype(np.float32) * 3)
-    a, b = random.normal(size=(2, 50, 1)).astype(np.float32)
-    np.testing.assert_allclose(
-        lattice.filter(a + 2 * b), lattice.filter(a) + 2 * lattice.filter(b), atol=1e-4
-    )
+def test_a_smaller_range_than_the_lattice_can_number_is_refused():
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    tight = CRFParameters(colour_range=0.1, colour_position_px=0.1)
+    wide = np.broadcast_to(noise[:, :1], (12, 3000, 3))
+    with pytest.raises(UsageError, match="too small"):
+        infer(np.zeros((2, 12, 3000), dtype=np.float32), wide, parameters=tight)

@@ -1,8 +1,7 @@
 """Fully connected CRF with Gaussian edge potentials, filtered on the permutohedral lattice.
 
 Sources: Krahenbuhl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
-Potentials", NIPS 2011; Adams, Baek and Davis, "Fast High-Dimensional Filtering Using the
-Permutohedral Lattice", 2010. Held to the results of their C++ library (lucasb-eyer/pydensecrf).
+Potentials", NIPS 2011. Held to the results of their C++ library (lucasb-eyer/pydensecrf).
 """
 
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from maskhone.contracts import Image
 from maskhone.errors import UsageError
+from maskhone.ops.permutohedral import PermutohedralLattice
 
 Field = NDArray[np.float32]
 
@@ -103,6 +102,13 @@ def infer(
         parameters: of the two kernels.
         iterations: parallel updates; 10 in the published systems.
 
+    Raises:
+        UsageError: the ranges are so small that the picture's lattice cannot be numbered.
+
+    Notes:
+        Memory was measured on photographs: 300 to 330 bytes a pixel while the lattices are built,
+        or, where that is more, 105 and 18 a label afterwards; 400 a pixel for a picture of noise.
+
     Example:
         >>> image = np.zeros((4, 4, 3), dtype=np.uint8)
         >>> labels = np.zeros((4, 4), dtype=np.int64)
@@ -112,18 +118,16 @@ def infer(
     """
     if len(unary) == 1:
         return np.ones_like(unary)
-    kernels = (
-        (parameters.position_weight, _normalised(_position_features(image, parameters))),
-        (parameters.colour_weight, _normalised(_colour_features(image, parameters))),
-    )
-    cost = unary.reshape(len(unary), -1).T  # pixels first, as the filter wants them
+    kernels = _make_kernels(image, parameters)
+    cost = unary.reshape(len(unary), -1)
     probability = _softmax(-cost)
     for _ in range(iterations):
-        energy = -cost
-        for weight, (lattice, scale) in kernels:
-            energy = energy + weight * scale * lattice.filter(scale * probability)
+        pixels = np.ascontiguousarray(probability.T)  # as the filters want them
+        energy = np.negative(cost)
+        for kernel in kernels:
+            energy += kernel.filter(pixels).T
         probability = _softmax(energy)
-    return np.ascontiguousarray(probability.T).reshape(unary.shape)
+    return probability.reshape(unary.shape)
 
 
 def infer_labels(
@@ -145,156 +149,22 @@ def infer_labels(
     return np.asarray(probability.argmax(axis=0), dtype=np.int64)
 
 
-class PermutohedralLattice:
-    """A Gaussian filter of standard deviation 1 over points in few dimensions.
-
-    Args:
-        features: `(N, d)` float32, the point of each value, in standard deviations.
-
-    Notes:
-        Points are splatted onto the corners of the lattice simplex around them, the corners are
-        blurred along each of the d + 1 lattice directions, and the result is sliced back. Splat and
-        slice are one sparse matrix and its transpose; a blur is two gathers.
-    """
-
-    def __init__(self, features: Field) -> None:
-        n, d = features.shape
-        remainder, rank, weights = _locate(features)
-        keys = _corner_keys(remainder, rank)
-        codes, bases = _encode(keys.reshape(-1, d))
-        vertices, corner = np.unique(codes, return_inverse=True)
-        rows = np.repeat(np.arange(n), d + 1)
-        self._slice = csr_matrix((weights.ravel(), (rows, corner.ravel())), (n, len(vertices)))
-        self._splat = self._slice.T.tocsr()
-        self._neighbours = [_find_neighbours(vertices, bases, d, j) for j in range(d + 1)]
-        self._gain = np.float32(1 / (1 + 2.0**-d))
-
-    def filter(self, values: Field) -> Field:
-        """Filters `(N, C)` values; returns the same shape."""
-        on_vertices = self._splat @ values
-        padded = np.concatenate([on_vertices, np.zeros((1, values.shape[1]), np.float32)])
-        for before, after in self._neighbours:
-            padded[:-1] += np.float32(0.5) * (padded[before] + padded[after])
-        filtered: Field = (self._slice @ padded[:-1]) * self._gain
-        return filtered
-
-
-def _normalised(features: Field) -> tuple[PermutohedralLattice, Field]:
-    """Makes the kernel and its symmetric normalisation D^-1/2."""
-    lattice = PermutohedralLattice(features)
-    total = lattice.filter(np.ones((len(features), 1), dtype=np.float32))
-    return lattice, (1 / np.sqrt(total + 1e-20)).astype(np.float32)
-
-
-def _position_features(image: Image, parameters: CRFParameters) -> Field:
-    height, width = image.shape[:2]
-    y, x = np.mgrid[:height, :width].reshape(2, -1)
-    return np.stack([x, y], axis=1).astype(np.float32) / np.float32(parameters.position_px)
-
-
-def _colour_features(image: Image, parameters: CRFParameters) -> Field:
-    height, width = image.shape[:2]
-    y, x = np.mgrid[:height, :width].reshape(2, -1)
-    position = np.stack([x, y], axis=1) / parameters.colour_position_px
-    colour = image.reshape(-1, 3) / parameters.colour_range
-    return np.concatenate([position, colour], axis=1).astype(np.float32)
-
-
-def _locate(features: Field) -> tuple[NDArray[np.int64], NDArray[np.int64], Field]:
-    """Finds, for each point, the nearest remainder-0 vertex, the order of its residues, weights.
-
-    Returns:
-        `(N, d+1)` vertex, `(N, d+1)` rank, `(N, d+1)` barycentric weights of the corners.
-    """
-    n, d = features.shape
-    elevated = _elevate(features)
-    nearest = np.rint(elevated / (d + 1)).astype(np.int64)
-    excess = nearest.sum(axis=1, keepdims=True)
-    vertex = nearest * (d + 1)
-    residue = elevated - vertex
-    rank = _rank(residue) + excess
-    low, high = rank < 0, rank > d
-    shift = (d + 1) * (low.astype(np.int64) - high.astype(np.int64))
-    rank, vertex = rank + shift, vertex + shift
-    t = ((elevated - vertex) / (d + 1)).astype(np.float32)
-    weights = np.zeros((n, d + 2), dtype=np.float32)
-    points = np.arange(n)
-    for i in range(d + 1):
-        weights[points, d - rank[:, i]] += t[:, i]
-        weights[points, d + 1 - rank[:, i]] -= t[:, i]
-    weights[:, 0] += 1 + weights[:, d + 1]
-    return vertex, rank, weights[:, : d + 1]
-
-
-def _elevate(features: Field) -> Field:
-    """Lifts d-dimensional points onto the plane of d + 1 coordinates that sum to zero."""
-    d = features.shape[1]
-    i = np.arange(d)
-    scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
-    scaled = features * scale
-    elevated = np.zeros((len(features), d + 1), dtype=np.float32)
-    elevated[:, 0] = scaled.sum(axis=1)
-    for j in range(1, d + 1):
-        elevated[:, j] = scaled[:, j:].sum(axis=1) - j * scaled[:, j - 1]
-    return elevated
-
-
-def _rank(residue: Field) -> NDArray[np.int64]:
-    """Counts, for each coordinate, the larger ones; of equal ones the earlier counts the later."""
-    n_coordinates = residue.shape[1]
-    rank = np.zeros(residue.shape, dtype=np.int64)
-    for i in range(n_coordinates):
-        for j in range(i + 1, n_coordinates):
-            is_less = residue[:, i] < residue[:, j]
-            rank[:, i] += is_less
-            rank[:, j] += ~is_less
-    return rank
-
-
-def _corner_keys(vertex: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the first d coordinates of the d + 1 corners of each simplex: `(N, d+1, d)`."""
-    d = vertex.shape[1] - 1
-    k = np.arange(d + 1)[None, :, None]
-    ranks = rank[:, None, :d]
-    return vertex[:, None, :d] + np.where(ranks <= d - k, k, k - (d + 1))
-
-
-def _encode(
-    keys: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Packs coordinates into one integer each, with room for a neighbour in every direction.
-
-    Returns:
-        `(M,)` codes, and the `(d,)` place value of each coordinate.
-    """
-    d = keys.shape[1]
-    room = d + 1  # a neighbour is at most d away in a coordinate
-    low = keys.min(axis=0) - room
-    extent = keys.max(axis=0) + room - low + 1
-    bases = np.cumprod(np.concatenate([[1], extent[:-1]]))
-    assert float(np.prod(extent.astype(np.float64))) < 2**62, "the lattice is too large to number"
-    return (keys - low) @ bases, bases
-
-
-def _find_neighbours(
-    vertices: NDArray[np.int64], bases: NDArray[np.int64], d: int, axis: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Finds the two neighbours of every vertex along one lattice direction; a missing one is M."""
-    step = np.full(d, -1, dtype=np.int64)
-    if axis < d:
-        step[axis] = d
-    offset = int(step @ bases)
-    return _look_up(vertices, vertices + offset), _look_up(vertices, vertices - offset)
-
-
-def _look_up(vertices: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    place = np.searchsorted(vertices, wanted)
-    place[place == len(vertices)] = 0
-    return np.where(vertices[place] == wanted, place, len(vertices))
+def _make_kernels(image: Image, parameters: CRFParameters) -> list[PermutohedralLattice]:
+    position = np.indices(image.shape[:2], dtype=np.float32)[::-1].reshape(2, -1)  # x, then y
+    near = position / np.float32(parameters.position_px)
+    far = position / np.float32(parameters.colour_position_px)
+    colour = image.reshape(-1, 3).T / np.float32(parameters.colour_range)
+    kernels = [PermutohedralLattice(near), PermutohedralLattice(np.concatenate([far, colour]))]
+    for kernel, weight in zip(
+        kernels, (parameters.position_weight, parameters.colour_weight), strict=True
+    ):
+        kernel.normalise(weight)
+    return kernels
 
 
 def _softmax(energy: Field) -> Field:
-    """Normalises the rows of `(N, L)`."""
-    powers = np.exp(energy - energy.max(axis=1, keepdims=True))
-    result: Field = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return result
+    """Normalises the columns of `(L, N)`."""
+    powers: Field = energy - energy.max(axis=0)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=0)
+    return powers

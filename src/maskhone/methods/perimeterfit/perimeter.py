@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 from torch.nn import functional
 
 from maskhone.contracts import Image
@@ -88,7 +90,7 @@ def fit_segments(
         has_support = class_map > setting.support_above
         is_alive = np.ones(n_components, dtype=np.bool_)
         is_alive[seeds[~has_support[:-1, :-1]]] = False
-        fit[:] = _join(is_alive[components], is_perimeter, has_support, setting)
+        fit[:] = _join(is_alive.take(components), is_perimeter, has_support, setting)
     return fits
 
 
@@ -132,21 +134,24 @@ def _join(is_alive: Bits, is_perimeter: Bits, has_support: Bits, setting: FitSet
 
 
 def number_components(segments: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], int]:
-    """Numbers the 4-connected regions of equal label; returns `(H, W)` numbers and their bound.
+    """Numbers the 4-connected regions of equal label; returns `(H, W)` numbers and their count.
 
     Example:
         >>> numbers, _ = number_components(np.array([[5, 5, 6], [6, 5, 6], [6, 6, 5]]))
         >>> len(np.unique(numbers)), bool(numbers[0, 2] == numbers[2, 0])
         (4, False)
     """
-    height, width = segments.shape
-    # Pixels lie at even places; between them is a link where they are of one label.
-    links = np.zeros((2 * height - 1, 2 * width - 1), dtype=np.uint8)
-    links[::2, ::2] = 1
-    links[::2, 1::2] = segments[:, 1:] == segments[:, :-1]
-    links[1::2, ::2] = segments[1:] == segments[:-1]
-    n_components, numbers = cv2.connectedComponents(links, connectivity=4, ltype=cv2.CV_32S)
-    return np.ascontiguousarray(numbers[::2, ::2], dtype=np.int32), n_components
+    is_start = np.ones(segments.shape, dtype=np.bool_)  # of a run of one label in its row
+    is_start[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    run_of_pixel = np.cumsum(is_start, dtype=np.int32) - 1
+    n_runs = run_of_pixel[-1] + 1
+    # Two runs of one label that touch are linked once, where the later of them starts.
+    is_link = (segments[1:] == segments[:-1]) & (is_start[1:] | is_start[:-1])
+    above = np.flatnonzero(is_link)
+    ends = run_of_pixel[above], run_of_pixel[above + segments.shape[1]]
+    links = csr_matrix((np.ones(len(above), dtype=np.bool_), ends), (n_runs, n_runs))
+    n_components, component_of_run = connected_components(links, directed=False)
+    return component_of_run.take(run_of_pixel).reshape(segments.shape), n_components
 
 
 def flood(colours: NDArray[np.integer[Any]], is_seed: Bits) -> Bits:
