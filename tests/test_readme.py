@@ -64,7 +64,7 @@ def test_every_file_the_readme_links_to_exists() -> None:
         assert (ROOT / link).exists(), link
 
 
-def test_the_wheel_holds_the_bundled_weights(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_bundled_weights_and_the_parts_of_the_report(tmp_path: Path) -> None:
     builder = WheelBuilder(str(ROOT))
     wheel = next(builder.build(directory=str(tmp_path), versions=["standard"]))
     names = zipfile.ZipFile(wheel).namelist()
@@ -72,4 +72,6 @@ def test_the_wheel_holds_the_bundled_weights(tmp_path: Path) -> None:
     assert bundled
     for name in bundled:
         assert f"maskhone/weights/{name}" in names
+    for part in ("page.html", "page.css", "page.js"):
+        assert f"maskhone/pipelines/report_page/{part}" in names
     assert Path(wheel).stat().st_size < 25_000_000
