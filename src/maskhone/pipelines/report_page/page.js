@@ -270,6 +270,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// a button that has the focus would take the space bar when it comes up
+document.addEventListener("keyup", (event) => {
+  if (viewer.dialog.open && event.key === " ") event.preventDefault();
+});
+
 // the page
 
 function showSummary() {
