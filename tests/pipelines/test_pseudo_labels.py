@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,17 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from maskhone.data.class_maps import read_cams
 from maskhone.data.images import read_label_map
 from maskhone.data.voc import VOC_CLASSES, write_voc_labels
+from maskhone.engine.weights import load_weights
 from maskhone.pipelines.pseudo.pictures import read_fits
+from maskhone.pipelines.pseudo.plan import parse_recipe
+from maskhone.pipelines.pseudo.stages import list_stages
+from maskhone.pipelines.stages import describe_files
+from maskhone.pipelines.train import read_recipe
 
 MISUSED = 2
 STAGES = (
@@ -40,7 +47,8 @@ def recipe(tmp_path, save_picture):
             truth[y : y + 20, x : x + 18] = 1 + list(COLOURS).index(name)
         save_picture(tmp_path / "images" / f"{i}.png", picture)
         save_picture(tmp_path / "truths" / f"{i}.png", truth)
-        lines.append(f"{i}.png,{labels}")
+        if i < 6:  # of test pictures nobody needs to say what is in them
+            lines.append(f"{i}.png,{labels}")
     (tmp_path / "tags.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "classes.txt").write_text("red\nblue\n")
     (tmp_path / "train.txt").write_text("".join(f"{i}\n" for i in range(6)))
@@ -124,12 +132,110 @@ def test_the_whole_pipeline(run, tmp_path):
 
     again = run()
     assert find_done(again) == []
+    before = {path: path.read_bytes() for path in (out / "masks").glob("[1-4].png")}
+    for path in before:
+        path.unlink()
+    lost = run("--option", "processes=2")
+    assert find_done(lost) == ["masks"]
+    assert " for 4, " in lost.out  # only these count when it says how fast it was
+    assert {path: path.read_bytes() for path in before} == before
+    seen = run("--option", "segment_crf_iterations=0")
+    assert find_done(seen) == ["masks", "evaluate"]
     changed = run("--option", "pseudo_threshold=0.2")
     assert find_done(changed) == ["pseudo-labels", "segmenter", "masks", "evaluate"]
+    assert find_done(run("--to", "segmenter")) == []  # what was there before is taken back
+    other = ("--option", "uses_perimeterfit=false", "--option", f"take_from=['{out}']")
+    assert find_done(run(*other, "--to", "affinity-labels", out="other")) == ["affinity-labels"]
     tags = tmp_path / "tags.csv"
     tags.write_text(tags.read_text().replace("3.png,red", "3.png,blue"))
     relabelled = run("--to", "combine")
     assert find_done(relabelled) == ["classify", "cam", "fit", "combine"]
+
+
+def list_keys(path, **changes):
+    """Returns what each stage depends on, itself."""
+    stages = list_stages(parse_recipe({**read_recipe(path), **changes}, Path("out")))
+    return {
+        stage.name: (
+            stage.parameters,
+            {kind: describe_files(files) for kind, files in stage.find_inputs().items()},
+            stage.after,
+        )
+        for stage in stages
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"segment_scales": [0.5]}, {"masks"}),
+        ({"segment_crf_iterations": 3}, {"masks"}),
+        ({"licence": "MIT", "name": "other"}, set()),
+        ({"device": "auto", "processes": 2, "classify_workers": 1}, set()),
+        ({"unlabelled": "background", "train_list": "again.txt"}, set()),
+        ({"images": "copied/images", "tags": "copied/tags.csv"}, set()),
+        ({"truths": "copied/images"}, {"evaluate"}),  # of other content
+        ({"truths": "copied/truths"}, set()),
+        ({"test_list": ""}, {"masks", "evaluate"}),
+        ({"slic_support": 0.1}, {"fit"}),
+        ({"segments_seed": 1}, {"segments"}),
+        ({"segments_seed": 1, "fit_form": "published"}, {"segments", "perimeters", "fit"}),
+        ({"cam_scales": [0.5]}, {"cam"}),
+        ({"dtype": "bf16"}, {"cam", "walk", "masks"}),
+        ({"walk_beta": 5.0}, {"walk"}),
+        ({"seed": 1}, {"classify", "affinity", "segmenter"}),
+        ({"classify_epochs": 2}, {"classify"}),
+        ({"fg_threshold": 0.7}, {"affinity-labels"}),
+    ],
+)
+def test_a_stage_depends_on_what_it_uses_and_on_nothing_else(
+    recipe, tmp_path, monkeypatch, changes, names
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "truths"):
+        shutil.copytree(name, f"copied/{name}")
+    shutil.copy("tags.csv", "copied/tags.csv")
+    shutil.copy("train.txt", "again.txt")
+    before, after = list_keys(recipe), list_keys(recipe, **changes)
+    assert {name for name in before if before[name] != after[name]} == names
+
+
+def test_truths_that_choose_weights_count(recipe, save_picture, tmp_path):
+    before = list_keys(recipe, segmenter_select="pixels")
+    save_picture(tmp_path / "truths" / "1.png", np.zeros((40, 52), dtype=np.uint8))
+    after = list_keys(recipe, segmenter_select="pixels")
+    assert {n for n in before if before[n] != after[n]} == {"segmenter", "evaluate"}
+
+
+def test_another_licence_is_written_without_training_anew(run, tmp_path):
+    run("--to", "cam")
+    path = tmp_path / "out" / "classify" / "tiny.classify.safetensors"
+    before, _ = load_weights(path)
+    log = (tmp_path / "out" / "classify" / "log.jsonl").stat().st_size
+    said = run("--to", "cam", "--option", "licence=MIT")
+    assert find_done(said) == ["classify"]
+    after, header = load_weights(path)
+    assert header["licence"] == "MIT"
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert (tmp_path / "out" / "classify" / "log.jsonl").stat().st_size == log
+    assert find_done(run("--to", "cam", "--option", "name=other")) == ["classify"]
+    assert [p.name for p in path.parent.glob("*.safetensors")] == ["other.classify.safetensors"]
+
+
+def test_the_device_reaches_segments_and_trainings(recipe, tmp_path, monkeypatch):
+    seen = []
+
+    def part(image, kind, *, device, **_):
+        seen.append(device)
+        return np.zeros(image.shape[:2], dtype=np.uint8)
+
+    monkeypatch.setattr("maskhone.pipelines.pseudo.pictures.part_picture", part)
+    job = parse_recipe({**read_recipe(recipe), "device": "meta"}, tmp_path / "out")
+    (stage,) = [stage for stage in list_stages(job) if stage.name == "segments"]
+    stage.make(tmp_path / "out" / "segments")
+    assert set(seen) == {torch.device("meta")}
+    for name in ("classify", "affinity", "segmenter"):
+        assert job.recipe_of(name)["device"] == "meta"
 
 
 def test_single_stages_and_a_stop_in_the_middle(run, tmp_path):
@@ -190,16 +296,67 @@ def test_a_classifier_of_other_classes_and_a_truth_of_another_size_are_refused(
         (["fg_threshold=0.1"], "below bg_threshold"),
         (["cam_scales=[]"], "above 0"),
         (["classify_seed=3"], "classify_seed"),
-        (["classify_pices=4"], "pices"),
+        (["classify_pices=4"], "'classify_pices'; did you mean classify_pieces?"),
+        (["clases='x'"], "did you mean classes?"),
+        (["image='x'"], "did you mean images?"),
+        (["cam_scales=1.0"], "cam_scales is 1.0; expected a list, each a number"),
+        (["uses_perimeterfit='no'"], "uses_perimeterfit is 'no'; expected true or false"),
+        (["classify_pieces=5"], "classify: pieces"),
+        (["classify_pieces=9"], "classify: image_px is 64; 9 pieces want a multiple of 48"),
+        (["classify_learning_rate='fast'"], "classify: learning_rate is 'fast'"),
+        (["affinity_radius=10"], "affinity: image_px is 64"),
+        (["affinity_validation_list=TMP/test.txt"], "has no line in the list of labels"),
+        (["affinity_validation_list=TMP/train.txt"], "leave validation_list out"),
+        (["segmenter_validation_list=TMP/train.txt"], "segmenter: validation_list chooses"),
+        (["segmenter_select=labels", "segmenter_validation_list=none.txt"], "none.txt"),
+        (
+            [
+                "segmenter_select=labels",
+                "train_list=TMP/some.txt",
+                "segmenter_validation_list=TMP/held.txt",
+            ],
+            "segmenter: no label map 3.png",
+        ),
+        (["classify_select=pixels", "truths=''"], "has no ground truth"),
+        (["slic_support=-0.1"], "slic_support"),
+        (["quick_support=1"], "quick_support"),
+        (["segments_side_px=4"], "segments_side_px"),
+        (["segments_min_labels=40"], "0 to 32"),
+        (["device=cuda:77"], "not available"),
+        (["dtype=fp8"], "dtype"),
+        (["last_stage=shop"], "no stage is called 'shop'"),
+        (["first_stage=walk", "last_stage=cam"], "in order"),
+        (["classifier=none.safetensors"], "none.safetensors"),
+        (["backbone_weights=none.pth"], "none.pth"),
+        (["segmenter_architecture=vgg"], "segmenter: unknown architecture 'vgg'"),
         (["unlabelled=error"], "has no class"),
         (["pseudo_treshold=0.3"], "pseudo_threshold"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused_before_anything_is_done(run, tmp_path, options, word):
-    said = run("--dry-run", *(part for option in options for part in ("--option", option)))
+    (tmp_path / "some.txt").write_text("0\n1\n2\n")
+    (tmp_path / "held.txt").write_text("3\n4\n")
+    given = [option.replace("TMP", str(tmp_path)) for option in options]
+    said = run("--dry-run", *(part for option in given for part in ("--option", option)))
     assert said.code != 0
+    assert "Traceback" not in said.err
     assert word in said.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_dry_run_looks_at_sizes_and_at_given_weights(run, tmp_path, save_picture, prn_weights):
+    said = run("--dry-run", "--option", f"affinity_net={prn_weights}")
+    assert (said.code, "has weights of prn, not of affinitynet" in said.err) == (1, True)
+    save_picture(tmp_path / "truths" / "7.png", np.zeros((52, 40), dtype=np.uint8))
+    said = run("--dry-run")
+    assert (said.code, "7.png is (52, 40)" in said.err) == (1, True)
+    (tmp_path / "images" / "3.png").write_bytes(b"no picture")
+    said = run("--dry-run")
+    assert (said.code, "3.png: not a picture" in said.err) == (1, True)
+
+
+def test_the_dry_run_of_one_stage_asks_for_no_others_needs(run):
+    assert run("--dry-run", "--only", "walk", "--option", "classify_pieces=9").code == 0
 
 
 def test_the_dry_run_finds_all_in_order(run, tmp_path):
