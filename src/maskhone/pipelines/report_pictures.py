@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.ops.masks import longer_side, mean_width, surround
 
-MOST_BYTES = 24_000
-"""The pictures of one mask take at most this much text, the reason why some are smaller."""
+MOST_BYTES = 23_000
+"""The pictures of one mask take at most this much text, the reason why some are smaller; with its
+numbers a mask takes at most 25 kB."""
 
 _SIDES_PX = (384, 288, 224, 160, 96, 48)
 _QUALITIES = (62, 40, 20)  # WebP
@@ -83,13 +84,15 @@ def draw_change(image: Image | None, before: Scores, after: Scores) -> ChangePic
     base = _to_grey(before[window]) if image is None else image[window]
     was, became = masks[0][window], masks[1][window]
     for side_px in _SIDES_PX:
-        scale = min(side_px / max(base.shape), _LARGEST_SCALE)
+        scale = min(side_px / max(base.shape[:2]), _LARGEST_SCALE)
         size_wh = _scale_size(base, scale)
         drawings = [_encode_drawing(drawing) for drawing in _draw(was, became, size_wh)]
         n_drawn = sum(map(len, drawings))
-        if n_drawn > _MOST_DRAWN_SHARE * MOST_BYTES and side_px > _SIDES_PX[-1]:
+        if n_drawn > _MOST_DRAWN_SHARE * MOST_BYTES:
             continue
         crop = _encode_crop(base, size_wh, MOST_BYTES - n_drawn)
+        if crop is None:
+            continue
         return ChangePictures(
             crop=crop,
             before=drawings[0],
@@ -98,7 +101,7 @@ def draw_change(image: Image | None, before: Scores, after: Scores) -> ChangePic
             size_wh=size_wh,
             scale=scale,
         )
-    raise AssertionError("the smallest side is always drawn")
+    raise AssertionError("the smallest pictures always fit")
 
 
 def _scale_size(base: Image, scale: float) -> tuple[int, int]:
@@ -173,16 +176,16 @@ def _grow(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return cv2.dilate(mask.astype(np.uint8), cross) > 0
 
 
-def _encode_crop(base: Image, size_wh: tuple[int, int], most_bytes: int) -> str:
-    """Encodes a picture, shrunk where it is larger than the drawings, as well as there is room."""
+def _encode_crop(base: Image, size_wh: tuple[int, int], most_bytes: int) -> str | None:
+    """Encodes a picture, shrunk to the drawings, as well as there is room; None without room."""
     is_smaller = size_wh[0] < base.shape[1]
     crop = cv2.resize(base, size_wh, interpolation=cv2.INTER_AREA) if is_smaller else base
     bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
     for quality in _QUALITIES:
         coded = _encode_webp(bgr, quality)
         if len(coded) <= most_bytes:
-            break
-    return coded
+            return coded
+    return None
 
 
 def _encode_drawing(drawing: NDArray[np.uint8]) -> str:
