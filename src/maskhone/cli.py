@@ -290,6 +290,7 @@ def pseudo_labels(
             last=only or last,
             dry_run=dry_run,
             on_progress=on_progress,
+            on_stage=lambda name: err.print(f"doing {name}", highlight=False),
         )
     out.print(
         escape(said or f"{recipe}: the recipe and its data are in order"),
@@ -570,13 +571,18 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     bar = Progress(*columns, console=err, transient=True)
     tasks: list[Any] = []
+    last = 0
 
     def on_progress(done: int, total: int) -> None:
+        nonlocal last
         if not tasks and total > 1:
             bar.start()
-            tasks.append(bar.add_task(what, total=total))
+            tasks.append(bar.add_task(what, total=total, completed=done - 1))
         for task in tasks:
+            if done <= last:  # another stage, of which an earlier run may have done a part
+                bar.reset(task, total=total, completed=done - 1)
             bar.update(task, completed=done, total=total)
+        last = done
 
     is_stopped = False
     try:

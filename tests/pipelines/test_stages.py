@@ -23,7 +23,11 @@ def work(tmp_path):
             self.did, self.broken = [], ""
 
         def run(self, **parameters):
-            options = {k: parameters.pop(k) for k in ("first", "last", "others") if k in parameters}
+            options = {
+                k: parameters.pop(k)
+                for k in ("first", "last", "others", "on_stage")
+                if k in parameters
+            }
             self.did = []
             given = {"notes": parameters.pop("notes", {})}
             given["find_inputs"] = lambda: {"seed": [self.source]}
@@ -274,3 +278,10 @@ def test_a_damaged_list_of_hashes_counts_as_none(work):
     (work.out / ".hashes.json").write_text("{")
     work.run()
     assert work.did == []
+
+
+def test_stages_that_are_done_now_are_told_as_they_begin(work):
+    work.run(last="field")
+    told = []
+    work.run(on_stage=told.append)
+    assert told == ["mill", "oven"]

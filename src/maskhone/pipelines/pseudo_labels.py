@@ -20,7 +20,7 @@ do not train it anew.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def run(
     last: str = "",
     dry_run: bool = False,
     on_progress: Progress | None = None,
+    on_stage: Callable[[str], None] | None = None,
 ) -> str:
     """Does the stages that are not done yet; returns what became of them, and the final table.
 
@@ -51,6 +52,7 @@ def run(
         last: stop after it; replaces `last_stage`.
         dry_run: check recipe, pictures, truths and weights, then stop.
         on_progress: called with finished and planned steps of the stage at hand.
+        on_stage: called with the name of each stage that is begun or gone on with.
 
     Raises:
         UsageError: unknown keys, or keys that contradict each other.
@@ -66,7 +68,7 @@ def run(
         check_pictures(job)
         return ""
     others = [Path(folder) for folder in plan.take_from]
-    reports = run_stages(stages, out_dir, first=first, last=last, others=others)
+    reports = run_stages(stages, out_dir, first=first, last=last, others=others, on_stage=on_stage)
     lines = [report.describe() for report in reports]
     if reports[-1].name == "evaluate":
         found = json.loads((out_dir / "evaluate" / REPORT).read_text(encoding="utf-8"))

@@ -102,6 +102,7 @@ def run_stages(
     first: str = "",
     last: str = "",
     others: Sequence[Path] = (),
+    on_stage: Callable[[str], None] | None = None,
 ) -> list[StageReport]:
     """Does the stages that are not done yet, in order.
 
@@ -112,6 +113,7 @@ def run_stages(
             done. Empty for the first of all.
         last: stop after this one; empty for all.
         others: output folders of other runs; what they have done with the same key is copied.
+        on_stage: called with the name of each stage that is begun or gone on with.
 
     Returns:
         One report for each stage that was looked at.
@@ -142,7 +144,7 @@ def run_stages(
         keys[stage.name] = hash_facts(facts)
         folder = out_dir / stage.name
         find_folder(folder, keys[stage.name], [other / stage.name for other in others])
-        reports.append(_run_one(stage, folder, keys[stage.name], facts))
+        reports.append(_run_one(stage, folder, keys[stage.name], facts, on_stage))
     return reports
 
 
@@ -181,13 +183,21 @@ def describe_files(files: Sequence[Path], hashes: FileHashes | None = None) -> d
     return {"files": len(found), "bytes": total, "hash": hash_facts(found)}
 
 
-def _run_one(stage: Stage, folder: Path, key: str, facts: Mapping[str, Any]) -> StageReport:
+def _run_one(
+    stage: Stage,
+    folder: Path,
+    key: str,
+    facts: Mapping[str, Any],
+    on_stage: Callable[[str], None] | None,
+) -> StageReport:
     before = read_facts(folder / MANIFEST)
     damaged = find_damaged(folder, before)
     if before and before.get("notes", {}) != json.loads(json.dumps(stage.notes)):
         damaged = [folder / name for name in before["files"]]
     if before.get("key") == key and not damaged:
         return StageReport(name=stage.name, is_new=False, seconds=0.0)
+    if on_stage is not None:
+        on_stage(stage.name)
     _write_json(folder / BEGUN, {"key": key})
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in [*damaged, *folder.rglob(f"{UNFINISHED}*")]:
@@ -200,7 +210,7 @@ def _run_one(stage: Stage, folder: Path, key: str, facts: Mapping[str, Any]) -> 
             f"{folder}: the stage {stage.name} stopped ({error.strerror or error}); what is done "
             "stays, and the same command goes on; check the folder and free space"
         ) from error
-    seconds = round(time.monotonic() - began, 1)
+    seconds = round(time.monotonic() - began, 2)
     manifest = {
         **facts,
         "notes": dict(stage.notes),
