@@ -4,9 +4,11 @@
 
 RUN is the output folder of `maskhone train` with method "rws". Its mixing maps are made again into
 a folder of their own, and then every picture's are brought onto the grids of a training crop, each
-half in a process of its own; once for some pictures and once for all. Bytes are held against the
-dense form that the published code keeps in memory: n and f of every layer and training picture as
-float32. Peaks are those of resident memory above that of the loaded networks.
+half in a process of its own; once for some pictures and once for all. Bytes are held against two
+dense forms, both of which the published code keeps in memory as float32: n and f of every layer
+and training picture (here at the pictures' own size), and all features of the slices (here of
+those alone that win anywhere). Peaks are those of resident memory above that of the loaded
+networks.
 """
 
 import argparse
@@ -15,10 +17,15 @@ import resource
 import subprocess
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from maskhone.engine.infer import choose_device
+from maskhone.methods.rws.attention import look
 from maskhone.methods.rws.fusion import View
 from maskhone.methods.rws.host import build_host, choose_layers, measure_outputs, read_tensors
 from maskhone.methods.rws.rounds import Sight, write_mixing
@@ -88,7 +95,14 @@ def measure_reading(run: Path, folder: Path, _: int) -> dict[str, Any]:
         )
         for layer, (_, *grid_hw) in enumerate(shapes):
             cells += len(store.sample(id, layer, view, grid_hw).places)
-    dense = sum((channels + 1) * h * w * 4 for channels, h, w in shapes) * len(store)
+    index = json.loads((folder / "index.json").read_text())
+    dense = slices = 0
+    for entry in index["pictures"].values():
+        grids = measure_grids(networks[0], sight.layers, tuple(entry["shape"][1:]))
+        dense += sum((channels + 1) * h * w * 4 for channels, h, w in grids)
+        for of_layers in entry["slices"].values():
+            pairs = zip(of_layers, index["channels"], strict=True)
+            slices += sum(4 * channels * h * w for (_, h, w), channels in pairs)
     features = sum(path.stat().st_size for path in folder.glob("*.f16"))
     maps = sum(path.stat().st_size for path in folder.glob("*") if path.suffix != ".f16")
     return {
@@ -96,10 +110,20 @@ def measure_reading(run: Path, folder: Path, _: int) -> dict[str, Any]:
         "cells mixed": cells,
         "features on disk MiB": to_mib(features),
         "maps on disk MiB": to_mib(maps),
-        "dense form MiB": to_mib(dense),
-        "share of dense": round((features + maps) / dense, 3),
+        "n and f dense MiB": to_mib(dense),
+        "features of winning slices MiB": to_mib(slices),
+        "share of both": round((features + maps) / (dense + slices), 3),
         "peak of reading MiB": round(read_peak() - before, 1),
     }
+
+
+@lru_cache
+def measure_grids(
+    network: nn.Module, layers: tuple[str, ...], size_hw: tuple[int, int]
+) -> list[tuple[int, int, int]]:
+    """Measures channels, height and width of each layer's output for a picture."""
+    features, _ = look(network, torch.zeros(1, 3, *size_hw), layers)
+    return [(len(one), one.shape[1], one.shape[2]) for one in features]
 
 
 def load_run(run: Path) -> tuple[Sight, list[Any], list[Any]]:
