@@ -1,4 +1,4 @@
-"""Runs a recipe, killed again and again; see `test_pseudo_labels.py`.
+"""Runs a recipe, killed again and again; see `test_pseudo_labels_stopped.py`.
 
     python killed.py RECIPE OUT STAGE:N ...
 

@@ -24,7 +24,7 @@ from maskhone.methods.perimeterfit.network import AffinityNet, predict_edges
 from maskhone.methods.perimeterfit.perimeter import combine
 from maskhone.methods.perimeterfit.refine import draw_perimeter, fit
 from maskhone.methods.perimeterfit.segments import part_picture
-from maskhone.methods.perimeterfit.walk import enlarge, walk
+from maskhone.methods.perimeterfit.walk import Edges, enlarge, walk
 from maskhone.ops.dense_crf import infer, unary_from_probabilities
 from maskhone.segmenters.classifier import Classifier, make_cams
 from maskhone.segmenters.deeplabv3plus import DeepLabV3Plus, predict_scores
@@ -142,23 +142,36 @@ def write_affinity_labels(
     write_voc_labels(folder / f"{item.id}.png", labels)
 
 
-def write_walked(
+def find_edges(
     item: TaggedImage,
     *,
     network: AffinityNet,
-    source: Path,
-    folder: Path,
     device: torch.device,
     dtype: torch.dtype,
     canvas_px: int,
+) -> Edges:
+    """Finds how likely each cell of a picture is an edge."""
+    image = read_image(item.image_path)
+    return predict_edges(network, image, device=device, dtype=dtype, canvas_px=canvas_px)
+
+
+def write_walked(
+    item: TaggedImage,
+    edges: Edges,
+    *,
+    source: Path,
+    folder: Path,
     radius: int,
     beta: float,
     exp_times: int,
 ) -> None:
     """Writes class maps that have spread over the picture, but not across its edges."""
-    image = read_image(item.image_path)
-    cams = read_cams(source / f"{item.id}.npz", size_hw=image.shape[:2])
-    edges = predict_edges(network, image, device=device, dtype=dtype, canvas_px=canvas_px)
+    cams = read_cams(source / f"{item.id}.npz")
+    if edges.shape != cams.cam.shape[1:]:
+        raise InputError(
+            f"{source / item.id}.npz: class maps of a picture of {cams.size_hw}, but "
+            f"{item.image_path} has another size; make them again"
+        )
     walked = walk(cams.cam, edges, radius=radius, beta=beta, exp_times=exp_times)
     rw = enlarge(walked, cams.size_hw).astype(np.float32)
     save_arrays(folder / f"{item.id}.npz", {"keys": cams.keys, "rw": rw})

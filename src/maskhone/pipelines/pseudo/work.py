@@ -18,6 +18,7 @@ from maskhone.methods.perimeterfit.convert import load_affinity_net
 from maskhone.pipelines.per_picture import count_processes, do_each, do_here
 from maskhone.pipelines.pseudo.pictures import (
     KINDS,
+    find_edges,
     segment_picture,
     write_affinity_labels,
     write_class_maps,
@@ -64,7 +65,8 @@ def make_cams(job: Job, folder: Path) -> int:
         device=device,
         dtype=dtype,
     )
-    return _do_here(job, do, folder, ".npz")
+    is_done = _find_done(folder, ".npz")
+    return do_here(job.items, do, is_done=is_done, on_progress=job.on_progress)
 
 
 def make_segments(job: Job, folder: Path, learning: Mapping[str, Any]) -> int:
@@ -109,23 +111,27 @@ def make_affinity_labels(job: Job, folder: Path) -> int:
 
 
 def make_walks(job: Job, folder: Path) -> int:
-    """Fills the stage `walk`."""
+    """Fills the stage `walk`: the network runs here, the walk itself in processes."""
     plan = job.plan
     device, dtype = _choose_place(job)
     network = load_affinity_net(plan.affinity_net or find_made(job, "affinity"), device=device)
-    do = partial(
-        write_walked,
-        network=network,
-        source=job.out_dir / plan.walking_cam,
-        folder=folder,
-        device=device,
-        dtype=dtype,
-        canvas_px=plan.walk_canvas_px,
-        radius=plan.walk_radius,
-        beta=plan.walk_beta,
-        exp_times=plan.walk_exp_times,
+    return do_each(
+        job.items,
+        partial(
+            write_walked,
+            source=job.out_dir / plan.walking_cam,
+            folder=folder,
+            radius=plan.walk_radius,
+            beta=plan.walk_beta,
+            exp_times=plan.walk_exp_times,
+        ),
+        is_done=_find_done(folder, ".npz"),
+        prepare=partial(
+            find_edges, network=network, device=device, dtype=dtype, canvas_px=plan.walk_canvas_px
+        ),
+        processes=count_processes(plan.processes),
+        on_progress=job.on_progress,
     )
-    return _do_here(job, do, folder, ".npz")
 
 
 def make_pseudo_labels(job: Job, folder: Path) -> int:
@@ -176,12 +182,6 @@ def _do_each(job: Job, do: Do, folder: Path, *endings: str) -> int:
         processes=count_processes(job.plan.processes),
         on_progress=job.on_progress,
     )
-
-
-def _do_here(job: Job, do: Do, folder: Path, ending: str) -> int:
-    """Works on all pictures with a network, which takes all cores anyway."""
-    is_done = _find_done(folder, ending)
-    return do_here(job.items, do, is_done=is_done, on_progress=job.on_progress)
 
 
 def _find_done(folder: Path, *endings: str) -> Callable[[TaggedImage], bool]:
