@@ -2,8 +2,8 @@
 
     python benchmarks/report.py FOLDER_OF_PICTURES -o report.html --masks 3000
 
-Masks are drawn shapes, of 160 px or as large as the picture, each before and after a blur; nothing is
-refined, so that the time is the report's own.
+Masks are drawn shapes, of 160 px or as large as the picture, each before and after a blur;
+nothing is refined, so that the time is the report's own.
 """
 
 import argparse
@@ -62,8 +62,12 @@ def main():
             image = images[index % len(images)]
             before, after = draw_masks(image.shape[:2], index, random)
             record = MaskRecord(
-                picture=f"{index // 4:05d}.jpg", mask=f"entry {index}", image=image, before=before, after=after
-            )  # fmt: skip
+                picture=f"{index // 4:05d}.jpg",
+                mask=f"entry {index}",
+                image=image,
+                before=before,
+                after=after,
+            )
             start = time.perf_counter()
             report.add(record)
             seconds += time.perf_counter() - start
