@@ -103,3 +103,18 @@ def test_a_missing_extra_is_said_as_it_is(tmp_path):
     with pytest.raises(MissingExtraError, match=r"maskhone\[wsss\]") as caught:
         do_each(range(2), lack, is_done=lambda _: False, processes=2)
     assert caught.value.extra == "wsss"
+
+
+def write_reaction(number, folder):
+    (folder / str(number)).write_text(str(signal.getsignal(signal.SIGINT) is signal.SIG_IGN))
+
+
+def test_processes_leave_ctrl_c_to_the_one_that_started_them(tmp_path):
+    for processes in (1, 2):
+        do_each(
+            [processes],
+            partial(write_reaction, folder=tmp_path),
+            is_done=lambda _: False,
+            processes=processes,
+        )
+    assert [(tmp_path / name).read_text() for name in "12"] == ["False", "True"]

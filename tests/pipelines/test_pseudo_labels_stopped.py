@@ -82,7 +82,7 @@ processes = 1
         )
         for line in (
             "image_px = 32", "min_image_px = 32", "max_image_px = 40", "epochs = 0",
-            "iterations = 3", "batch_size = 2", "workers = 0", "checkpoint_every = 1", *extra,
+            "iterations = 2", "batch_size = 2", "workers = 0", "checkpoint_every = 1", *extra,
         )
     )  # fmt: skip
 
@@ -98,8 +98,8 @@ def read_all(folder):
 
 
 KILLS = (
-    "classify:3", "cam:3", "segments:4", "combine:6", "affinity-labels:3", "affinity:5", "walk:4",
-    "segmenter:3", "masks:4", "evaluate:2",
+    "classify:3", "segments:4", "combine:6", "affinity:5", "walk:4", "segmenter:3", "masks:4",
+    "evaluate:2",
 )  # fmt: skip
 
 

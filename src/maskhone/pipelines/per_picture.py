@@ -1,6 +1,7 @@
 """The same work on every picture of a list, on all cores, so that a stopped run goes on."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -138,7 +139,11 @@ def _one_thread() -> Iterator[None]:
 
 
 def _start_process() -> None:
-    """Prepares a process; it ends with the one that started it, however that ended."""
+    """Prepares a process; it ends with the one that started it, however that ended.
+
+    Ctrl-C reaches all of them; the one that started them says what becomes of the others.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     Thread(target=_end_with_parent, daemon=True).start()
