@@ -593,7 +593,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
         if tasks:
             bar.stop()
     if is_stopped:
-        err.print("stopped; nothing half-written is left; the same command goes on, or with --resume")
+        err.print("stopped; nothing half-written is left; go on with the same command, or --resume")
         raise typer.Exit(130)
 
 
