@@ -2,11 +2,16 @@
 
 import os
 import signal
+import time
 from functools import partial
+from multiprocessing import active_children
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from maskhone.data.files import replace_when_done
 from maskhone.errors import MaskhoneError, MissingExtraError
 from maskhone.pipelines.per_picture import do_each, do_here
 
@@ -105,16 +110,26 @@ def test_a_missing_extra_is_said_as_it_is(tmp_path):
     assert caught.value.extra == "wsss"
 
 
-def write_reaction(number, folder):
-    (folder / str(number)).write_text(str(signal.getsignal(signal.SIGINT) is signal.SIG_IGN))
+def wait_long(number, folder):
+    with replace_when_done(folder / str(number)) as unfinished:
+        unfinished.write_text("half")
+        time.sleep(60)
 
 
-def test_processes_leave_ctrl_c_to_the_one_that_started_them(tmp_path):
-    for processes in (1, 2):
-        do_each(
-            [processes],
-            partial(write_reaction, folder=tmp_path),
-            is_done=lambda _: False,
-            processes=processes,
-        )
-    assert [(tmp_path / name).read_text() for name in "12"] == ["False", "True"]
+def test_ctrl_c_ends_all_processes_at_once_and_leaves_nothing_half_written(tmp_path):
+    def interrupt():
+        while not any(path.read_text() for path in tmp_path.glob(".unfinished-*")):
+            time.sleep(0.05)
+        began.append(time.monotonic())
+        for process in (*active_children(), SimpleNamespace(pid=os.getpid())):
+            os.kill(process.pid, signal.SIGINT)  # as a terminal does
+
+    began = []
+    thread = Thread(target=interrupt)
+    thread.start()
+    do = partial(wait_long, folder=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        do_each(range(9), do, is_done=lambda _: False, processes=2)
+    thread.join()
+    assert time.monotonic() - began[0] < 30
+    assert list(tmp_path.iterdir()) == []

@@ -108,7 +108,7 @@ def _do_in_processes(
         try:
             while True:
                 for call in islice(calls, most - len(running)):
-                    running.add(pool.submit(do, *call))
+                    running.add(pool.submit(_call, do, *call))
                 if not running:
                     return
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -139,14 +139,26 @@ def _one_thread() -> Iterator[None]:
 
 
 def _start_process() -> None:
-    """Prepares a process; it ends with the one that started it, however that ended.
-
-    Ctrl-C reaches all of them; the one that started them says what becomes of the others.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepares a process; it ends with the one that started it, however that ended."""
+    signal.signal(signal.SIGINT, _leave)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _call(do: Callable[..., Any], *arguments: Any) -> None:
+    """Works in a process. Ctrl-C reaches it, too: it clears up and leaves without a word."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        do(*arguments)
+    except KeyboardInterrupt:
+        os._exit(1)
+    finally:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(*_: Any) -> None:
+    os._exit(1)
 
 
 def _end_with_parent() -> None:
