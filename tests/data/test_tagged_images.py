@@ -2,7 +2,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from maskhone.data.tagged_images import choose_images, find_tagged_images, read_class_names
+from maskhone.data.tagged_images import (
+    check_truth_sizes,
+    choose_images,
+    find_pictures_of,
+    find_tagged_images,
+    read_class_names,
+)
 from maskhone.errors import InputError
 
 CLASSES = ("cat", "dining table", "dog")
@@ -100,3 +106,32 @@ def test_class_names_are_lines_and_unique(tmp_path):
     path.write_text("\n")
     with pytest.raises(InputError, match="names no class"):
         read_class_names(path)
+
+
+def test_pictures_without_labels_are_found_by_their_ids(tmp_path):
+    find(tmp_path, "image,labels\na,cat\n")
+    PIL.Image.new("L", (4, 3)).save(tmp_path / "b.png")
+    items = find_pictures_of(
+        ["sub/c", "b"], tmp_path / "images", truths_dir=tmp_path, source="test.txt"
+    )
+    assert [(item.id, item.classes) for item in items] == [("sub/c", ()), ("b", ())]
+    assert [item.truth_path for item in items] == [None, tmp_path / "b.png"]
+    for ids, said in ((["z"], "no picture z"), (["b", "b"], "b twice"), ([], "names no picture")):
+        with pytest.raises(InputError, match=rf"test\.txt.*{said}"):
+            find_pictures_of(ids, tmp_path / "images", source="test.txt")
+
+
+def test_sizes_of_truths_are_those_of_upright_pictures(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    find(tmp_path, "image,labels\na,cat\n")
+    PIL.Image.new("RGB", (4, 3)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    ids = {"truths_dir": tmp_path, "source": "test.txt"}
+    PIL.Image.new("L", (3, 4)).save(tmp_path / "a.png")
+    check_truth_sizes(find_pictures_of(["a", "b"], tmp_path / "images", **ids))
+    PIL.Image.new("L", (4, 5)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png is \(5, 4\), but .*a\.jpg is \(4, 3\)"):
+        check_truth_sizes(find_pictures_of(["a"], tmp_path / "images", **ids))
+    (tmp_path / "images" / "b.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"b\.png: not a picture"):
+        check_truth_sizes(find_pictures_of(["b"], tmp_path / "images", **ids))
