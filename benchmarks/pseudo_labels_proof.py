@@ -5,10 +5,10 @@
 
 `coco`: the VOC classes of its pictures, `train.txt` to make masks for, `val.txt` to test the
 segmenter on. `person`: 24 pictures of ccp_person, and 24 of camvid without people as pictures that
-have none. `tree`: 24 pictures of camvid with trees and 24 without. Testing is on 8 val pictures. Labels are what is in the truth; the truth is used for nothing else but the
-table. The segments of a picture, and the class maps of a seed, are made once for both arms. A
-stopped run goes on. Results go to benchmarks/results/pseudo_labels_proof.json; the table is printed
-as Markdown.
+have none. `tree`: 24 pictures of camvid with trees and 24 without. Both are tested on 8 val
+pictures. Labels are what is in the truth; the truth is used for nothing else but the table. What a
+stage of one arm or seed shares with another is made once. A stopped run goes on. Results go to
+benchmarks/results/pseudo_labels_proof.json; the table is printed as Markdown.
 """
 
 import argparse

@@ -18,10 +18,20 @@ _SCALES = (0.6, 1.3)
 _EDGE_BLUR_PX = (0.4, 1.6)  # sigma; cameras and resizing do not leave hard edges
 _FAINTEST = 0.35  # share of its contrast to the ground that a pasted piece keeps at least
 _STRAND_WIDTHS_PX = (1.5, 24.0)
+_SHADES = (0.45, 1.6)  # of a ground in and outside of a thing that is only darker or lighter
+_BLURS_PX = (2.0, 30.0)  # sigma
+_GRAIN = 40.0  # grey values, before it is blurred
+_TINT = 20.0  # grey values, standard deviation by channel
 
 
 def paste_into(
-    ground: Image, image: Image, truth: NDArray[np.bool_], random: np.random.Generator
+    ground: Image,
+    image: Image,
+    truth: NDArray[np.bool_],
+    random: np.random.Generator,
+    *,
+    drawn_share: float = 0.5,
+    shaded_share: float = 0.0,
 ) -> tuple[Image, NDArray[np.bool_]]:
     """Pastes an object, or a random shape filled with a picture, into another picture.
 
@@ -30,6 +40,9 @@ def paste_into(
         image: `(H, W, 3)` uint8 RGB to take from.
         truth: `(H, W)` bool, the object of `image`.
         random: all randomness comes from here.
+        drawn_share: probability of a random shape; else it is the object.
+        shaded_share: probability that a random shape is the ground itself, darker, lighter or of
+            another tint, as cracks, vessels and shadows are, and mostly strands.
 
     Returns:
         The collage and the mask of what was pasted, of the size of `image`.
@@ -37,13 +50,39 @@ def paste_into(
     size_wh = truth.shape[1::-1]
     fitted = np.asarray(cv2.resize(ground, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     below = _move(fitted, random, most_turn=180)
-    if truth.any() and random.random() < 0.5:
+    if truth.any() and random.random() < 1 - drawn_share:
         both = np.dstack([image, truth.astype(np.uint8) * 255])
         moved = _move(both, random, most_turn=_MOST_TURN, border=cv2.BORDER_CONSTANT)
         piece, shape = moved[..., :3], moved[..., 3] > 127
+    elif shaded_share and random.random() < shaded_share:
+        draw = draw_strands if random.random() < 0.7 else draw_shape
+        shape = draw(truth.shape, random)
+        below = _smooth(below, random) if random.random() < 0.5 else below
+        piece = _shade(below, random)
     else:
         piece, shape = _move(image, random, most_turn=180), draw_shape(truth.shape, random)
     return _blend(below, piece, shape, random), shape
+
+
+def _smooth(picture: Image, random: np.random.Generator) -> Image:
+    """Blurs a picture to a plain ground, and gives it the grain of one."""
+    sigma_px = np.exp(random.uniform(*np.log(_BLURS_PX)))
+    plain = cv2.GaussianBlur(picture, (0, 0), float(sigma_px)).astype(np.float32)
+    specks = random.normal(0, random.uniform(0, _GRAIN), picture.shape[:2])
+    grain = np.asarray(cv2.GaussianBlur(specks, (0, 0), random.uniform(0.3, 1.5)))
+    return np.asarray(np.clip(plain + grain[..., None], 0, 255).round(), dtype=np.uint8)
+
+
+def _shade(below: Image, random: np.random.Generator) -> Image:
+    """Makes a picture darker or lighter, more so in some places, and of another tint."""
+    low, high = np.log(_SHADES)
+    shade = np.exp(random.uniform(low, high) * np.clip(1 + 0.4 * _noise_of(below, random), 0, 2))
+    tint = random.normal(0, _TINT, 3)
+    return np.asarray(np.clip(below * shade[..., None] + tint, 0, 255).round(), dtype=np.uint8)
+
+
+def _noise_of(picture: Image, random: np.random.Generator) -> NDArray[np.float32]:
+    return _smooth_noise((picture.shape[0], picture.shape[1]), random)
 
 
 def _blend(
@@ -93,10 +132,41 @@ def _draw_blobs(size_hw: tuple[int, int], random: np.random.Generator) -> NDArra
     return blobs
 
 
+def draw_strands(size_hw: tuple[int, int], random: np.random.Generator) -> NDArray[np.bool_]:
+    """Draws strands that cross, end and are jagged or smooth: `(H, W)` bool.
+
+    They follow level lines of noise, as cracks, vessels, roads and wires do roughly.
+
+    Example:
+        >>> strands = draw_strands((48, 64), np.random.default_rng(0))
+        >>> strands.shape, bool(strands.any()), bool(strands.all())
+        ((48, 64), True, False)
+    """
+    roughness = random.uniform(0, 0.25)
+    drawn = np.zeros(size_hw, dtype=bool)
+    for _ in range(random.integers(1, 4)):
+        jagged = _smooth_noise(size_hw, random)
+        for octave in range(1, 4):
+            cells = [max(2, n >> (6 - octave)) for n in size_hw]
+            fine = random.standard_normal(cells).astype(np.float32)
+            jagged += roughness / 2**octave * cv2.resize(fine, size_hw[::-1])
+        has_ended = _smooth_noise(size_hw, random) > random.uniform(0, 1.5)
+        drawn |= _widen(jagged > 0, size_hw, random) & ~has_ended
+    return drawn if drawn.any() and not drawn.all() else _draw_strands(size_hw, random)
+
+
 def _draw_strands(size_hw: tuple[int, int], random: np.random.Generator) -> NDArray[np.bool_]:
     """Follows the level lines of smooth noise, as cracks, vessels, roads and wires do roughly."""
-    is_above = (_smooth_noise(size_hw, random) > 0).astype(np.uint8)
-    line = cv2.morphologyEx(is_above, cv2.MORPH_GRADIENT, np.ones((2, 2), dtype=np.uint8))
+    return _widen(_smooth_noise(size_hw, random) > 0, size_hw, random)
+
+
+def _widen(
+    above: NDArray[np.bool_], size_hw: tuple[int, int], random: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Draws the outline of a region with a pen of random and changing width."""
+    line = cv2.morphologyEx(
+        above.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2), dtype=np.uint8)
+    )
     distance = cv2.distanceTransform(1 - line, cv2.DIST_L2, 3)
     low, high = np.log(_STRAND_WIDTHS_PX)
     width_px = np.exp(random.uniform(low, high)) * np.exp(0.3 * _smooth_noise(size_hw, random))

@@ -51,6 +51,66 @@ def roughen(
     return rough.astype(np.float32)
 
 
+def misread_strands(
+    mask: NDArray[np.bool_], random: np.random.Generator, *, width_px: float
+) -> NDArray[np.float32]:
+    """Returns what a small network might say of thin strands: too wide, with gaps and specks.
+
+    Args:
+        mask: `(H, W)` bool.
+        random: all randomness comes from here.
+        width_px: mean width of the strands, which all blur is measured by.
+
+    Returns:
+        `(H, W)` float32 in [0, 1].
+
+    Example:
+        >>> wire = np.zeros((40, 40), dtype=bool)
+        >>> wire[18:21] = True
+        >>> coarse = misread_strands(wire, np.random.default_rng(0), width_px=3)
+        >>> bool(coarse[17:22].mean() > coarse[:15].mean())
+        True
+    """
+    pen_px = int(random.uniform(0, 1.5) * width_px) | 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (pen_px, pen_px))
+    thick = cv2.dilate(mask.astype(np.uint8), kernel).astype(np.float32)
+    blur_px = max(random.uniform(0.2, 0.8) * width_px, 0.5)
+    strands = _blur(thick, blur_px)
+    gaps = random.uniform(0, 0.6) * _cells(mask.shape, 12 * width_px, random)
+    is_speck = _cells(mask.shape, max(2.5 * width_px, 4), random) > random.uniform(1.2, 3.0)
+    specks = random.uniform(0.2, 1) * _blur(is_speck.astype(np.float32), blur_px)
+    strands = strands / max(float(strands.max()), 0.1) * (1 - gaps.clip(-0.2, 1))
+    contrast = _log_uniform(random, 1.0, 3.0)
+    level = random.uniform(0.3, 0.6)  # what becomes one half
+    said = (np.maximum(strands, specks) - level) * contrast + 0.5
+    return np.asarray(np.clip(said, 0.0, 1.0), dtype=np.float32)
+
+
+def is_thin(mask: NDArray[np.bool_]) -> bool:
+    """Says whether an object is much longer than wide, or many such: cracks, vessels, wires.
+
+    Example:
+        >>> square, wire = np.ones((40, 40), dtype=bool), np.zeros((40, 40), dtype=bool)
+        >>> wire[:, 20] = True
+        >>> is_thin(square), is_thin(wire)
+        (False, True)
+    """
+    return bool(mask.any()) and 2 * measure_extent(mask) < longer_side(mask)
+
+
+def _blur(scores: NDArray[np.float32], sigma_px: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(scores, (0, 0), sigma_px), dtype=np.float32)
+
+
+def _cells(
+    size_hw: tuple[int, ...], cell_px: float, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draws smooth normal noise of a certain coarseness."""
+    cells = [max(2, round(n / cell_px) + 1) for n in size_hw]
+    noise = random.standard_normal(cells).astype(np.float32)
+    return np.asarray(cv2.resize(noise, size_hw[::-1], interpolation=cv2.INTER_CUBIC))
+
+
 def measure_extent(mask: NDArray[np.bool_]) -> float:
     """Measures an object by its longer side or, when it is thin, by some multiple of its width.
 
@@ -72,9 +132,7 @@ def _wave_outline(
     """Moves the outline in and out by smooth noise: a level set of the signed distance."""
     amplitude_px = extent_px * _log_uniform(random, *_WAVE_RANGE)
     wavelength_px = max(extent_px * _log_uniform(random, 0.03, 0.5), 4.0)
-    cells = [max(2, round(n / wavelength_px) + 1) for n in mask.shape]
-    noise = random.standard_normal(cells).astype(np.float32)
-    smooth = cv2.resize(noise, mask.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    smooth = _cells(mask.shape, wavelength_px, random)
     waved: NDArray[np.bool_] = signed_distance(mask) + amplitude_px * smooth > 0
     return waved
 

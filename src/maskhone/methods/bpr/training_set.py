@@ -25,7 +25,8 @@ from maskhone.methods.bpr.passes import count_halvings
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.ops.collage import paste_into
 from maskhone.ops.colours import distort_colours, shuffle_colours
-from maskhone.ops.roughen import measure_extent, roughen
+from maskhone.ops.masks import mean_width
+from maskhone.ops.roughen import is_thin, measure_extent, misread_strands, roughen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,13 @@ class Mixture:
             time, made negative; to the same end.
         collage_share: probability that the picture is a collage with exact truth, see
             `collage.paste_into`; its coarse mask is always roughened truth.
+        drawn_share: probability that what a collage shows is a drawn shape.
+        shaded_share: probability that a drawn shape is the ground, only darker, lighter or of
+            another tint, and mostly strands, as cracks and vessels are.
+        misread_share: probability that the coarse mask of strands, where it is not the stored one,
+            is as a small network would say it: too wide, with gaps and specks.
+        exact_share: probability that a mask that would be roughened is right already, so that the
+            network learns to leave it alone.
     """
 
     patches_per_image: int = 4
@@ -67,6 +75,10 @@ class Mixture:
     inverted_share: float = 0.0
     strange_colours_share: float = 0.0
     collage_share: float = 0.0
+    drawn_share: float = 0.5
+    shaded_share: float = 0.0
+    misread_share: float = 0.0
+    exact_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +212,7 @@ class FolderPatches:
         image, coarse = _rescale(image, scale), _rescale(stored, scale)
         truth = _rescale(truth.astype(np.float32), scale) > FOREGROUND
         if random.random() >= mixture.real_share or not _has_boundary(coarse):
-            coarse = roughen(truth, random, extent_px=extent_px * scale)
+            coarse = self._draw_coarse(truth, random, extent_px * scale)
         if random.random() < mixture.binary_share:
             coarse = (coarse > FOREGROUND).astype(np.float32)
         if random.random() < mixture.inverted_share:
@@ -209,6 +221,18 @@ class FolderPatches:
             image = shuffle_colours(image, random)
         boxes = self._draw_boxes(coarse, random)
         return cut_group(image, coarse, truth, boxes, self.config, random)
+
+    def _draw_coarse(
+        self, truth: NDArray[np.bool_], random: np.random.Generator, extent_px: float
+    ) -> NDArray[np.float32]:
+        mixture = self.mixture
+        if mixture.exact_share and random.random() < mixture.exact_share:
+            return truth.astype(np.float32)
+        if mixture.misread_share and is_thin(truth) and random.random() < mixture.misread_share:
+            coarse = misread_strands(truth, random, width_px=mean_width(truth))
+            if _has_boundary(coarse):
+                return coarse
+        return roughen(truth, random, extent_px=extent_px)
 
     def _draw_picture(
         self, item: TrainingItem, random: np.random.Generator
@@ -220,7 +244,14 @@ class FolderPatches:
         if random.random() >= self.mixture.collage_share:
             return sample.image, truth, sample.masks[0]
         ground = read_image(self.items[int(random.integers(len(self.items)))].image_path)
-        collage, pasted = paste_into(ground, sample.image, truth, random)
+        collage, pasted = paste_into(
+            ground,
+            sample.image,
+            truth,
+            random,
+            drawn_share=self.mixture.drawn_share,
+            shaded_share=self.mixture.shaded_share,
+        )
         return collage, pasted, np.zeros_like(sample.masks[0])
 
     def _draw_scale(self, halvings: int, random: np.random.Generator) -> float:
