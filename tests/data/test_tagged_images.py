@@ -31,11 +31,13 @@ def find(folder, text, names=("a.jpg", "b.png", "sub/c.jpg"), **options):
         ("dog;cat; dog", (0, 2)),
         ("dining table", (1,)),
         ("dining table;cat dog", (0, 1, 2)),
+        ('"dining table, cat"', (0, 1)),
+        ('"cat,dog"', (0, 2)),
         ("", ()),
         (";", ()),
     ],
 )
-def test_labels_are_separated_by_semicolons_or_spaces(tmp_path, text, classes):
+def test_labels_are_separated_by_semicolons_spaces_or_quoted_commas(tmp_path, text, classes):
     (item,) = find(tmp_path, f"image,labels\na.jpg,{text}\n")
     assert item.classes == classes
 
@@ -82,6 +84,20 @@ def test_a_name_without_suffix_must_fit_one_picture(tmp_path):
         find(tmp_path, "image,labels\na,cat\n", names=("a.jpg", "a.png"))
 
 
+def test_one_picture_under_two_suffixes_is_one(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.JPG").symlink_to("a.jpg")  # so where upper and lower case are one
+    (item,) = find(tmp_path, "image,labels\na,cat\n", names=("a.jpg",))
+    assert item.id == "a"
+
+
+def test_absolute_names_are_taken_where_they_lie_in_the_folder(tmp_path):
+    (item,) = find(tmp_path, f"image,labels\n{tmp_path}/images/sub/c.jpg,cat\n")
+    assert (item.id, item.image_path) == ("sub/c", tmp_path / "images" / "sub" / "c.jpg")
+    with pytest.raises(InputError, match="lies outside"):
+        find(tmp_path, f"image,labels\n{tmp_path}/c.jpg,cat\n")
+
+
 def test_a_missing_list_is_said(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         find_tagged_images(tmp_path / "list.csv", tmp_path, CLASSES)
@@ -91,6 +107,11 @@ def test_ids_choose_pictures(tmp_path):
     items = find(tmp_path, "image,labels\na.jpg,cat\nb.png,dog\n")
     (tmp_path / "ids.txt").write_text("b\n")
     assert choose_images(items, tmp_path / "ids.txt") == [items[1]]
+    (tmp_path / "ids.txt").write_text("b.png\na\n")
+    assert choose_images(items, tmp_path / "ids.txt") == [items[1], items[0]]
+    (tmp_path / "ids.txt").write_text("b.png\nb\n")
+    with pytest.raises(InputError, match="names b twice"):
+        choose_images(items, tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("z\n")
     with pytest.raises(InputError, match="z has no line"):
         choose_images(items, tmp_path / "ids.txt")

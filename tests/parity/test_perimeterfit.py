@@ -154,6 +154,7 @@ def find_runs(fixture: Fixture, kind: str) -> list[tuple[str, np.ndarray, np.nda
     return [(run, image, fixture.outputs[SUPERPIXELS[name]]) for run, name in runs]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fixture", find_fixtures("perimeterfit", "uss*"))
 def test_segments_are_learnt_as_in_the_original(fixture: Fixture) -> None:
     tolerance, palette = fixture.manifest["tolerance"], fixture.outputs["palette_bgr"]
@@ -180,6 +181,7 @@ def test_segments_are_learnt_as_in_the_original(fixture: Fixture) -> None:
         np.testing.assert_array_equal(colours, fixture.outputs[f"{run}_show_bgr"])
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fixture", find_fixtures("perimeterfit", "uss*"))
 def test_whole_seeded_runs_end_as_in_the_original(fixture: Fixture) -> None:
     least = fixture.manifest["tolerance"]["targets_rest"]

@@ -374,6 +374,7 @@ class Stored:
         return self.first + index, self.images[index], self.tags[index]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fixture", find_fixtures("perimeterfit", "puzzle_step*"))
 def test_a_step_of_training_is_that_of_the_original(fixture: Fixture, tmp_path: Path) -> None:
     manifest, out = fixture.manifest, fixture.outputs

@@ -59,8 +59,9 @@ def find_tagged_images(
 ) -> list[TaggedImage]:
     """Finds the pictures that a CSV with the header `image,labels` names.
 
-    Labels are separated by `;` or spaces; a class whose name has a space needs the `;`. A line
-    without labels is a picture of background only. Names of pictures may lack the suffix.
+    Labels are separated by `;` or spaces, or by commas in a quoted cell; a class whose name has a
+    space needs `;` or commas. A line without labels is a picture of background only. Names of
+    pictures may lack the suffix, and may be absolute where they lie in the folder.
 
     Args:
         csv_path: the list.
@@ -120,19 +121,21 @@ def find_pictures_of(
 
 
 def choose_images(items: Sequence[TaggedImage], ids_path: str | Path) -> list[TaggedImage]:
-    """Takes the pictures that a text file names, one id a line, in its order.
+    """Takes the pictures that a text file names, one a line, with or without suffix, in its order.
 
     Raises:
         InputError: the file cannot be read, is empty, or names what is not there, or one id twice.
     """
     ids_path = Path(ids_path)
-    known = {item.id: item for item in items}
+    known = {f"{item.id}{item.image_path.suffix}": item for item in items}
+    known |= {item.id: item for item in items}
     ids = read_ids(ids_path)
-    check_ids(ids, source=str(ids_path))
     for id in ids:
         if id not in known:
             raise InputError(f"{ids_path}: {id} has no line in the list of labels; add it there")
-    return [known[id] for id in ids]
+    chosen = [known[id] for id in ids]
+    check_ids([item.id for item in chosen], source=str(ids_path))
+    return chosen
 
 
 def check_ids(ids: Sequence[str], *, source: str) -> None:
@@ -222,15 +225,19 @@ def _read_rows(path: Path) -> list[tuple[int, tuple[str, str]]]:
 
 
 def _find_picture(folder: Path, name: str, where: str) -> Path:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    given = Path(name)
+    if given.is_absolute():
+        inside, root = given.parent.resolve() / given.name, folder.resolve()
+        given = inside.relative_to(root) if inside.is_relative_to(root) else given
+    if given.is_absolute() or ".." in given.parts:
         raise InputError(f"{where}: {name} lies outside {folder}; name pictures within it")
-    path = folder / name
+    path = folder / given
     if path.is_file():
         return path
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         endings = sorted(PICTURE_SUFFIXES | {ending.upper() for ending in PICTURE_SUFFIXES})
         found = [p for p in (Path(f"{path}{ending}") for ending in endings) if p.is_file()]
-        if len(found) > 1:
+        if len(found) > 1 and not all(p.samefile(found[0]) for p in found):
             said = ", ".join(p.name for p in found)
             raise InputError(f"{where}: {name} may be any of {said}; write the suffix, too")
         if found:
@@ -240,6 +247,6 @@ def _find_picture(folder: Path, name: str, where: str) -> Path:
 
 def _parse_labels(text: str, class_names: Sequence[str], where: str) -> tuple[int, ...]:
     names: list[str] = []
-    for part in (part.strip() for part in text.split(";")):
+    for part in (part.strip() for part in text.replace(",", ";").split(";")):
         names.extend([part] if part in class_names else part.split())
     return tuple(sorted({get_class_index(name, class_names, where=where) for name in names}))

@@ -111,6 +111,11 @@ def write_combined(item: TaggedImage, *, folders: Folders, folder: Path) -> None
     """Writes class maps that are doubled where both fits agree."""
     cams = read_cams(folders["cam"] / f"{item.id}.npz")
     fits = read_fits(folders["fit"] / f"{item.id}.npz")
+    if fits["slic"].shape != cams.hr_cam.shape:
+        raise InputError(
+            f"{folders['fit'] / item.id}.npz: fits of {fits['slic'].shape}, but the class maps of "
+            f"{item.id} are {cams.hr_cam.shape}; make both again from one picture"
+        )
     combined = Cams(
         keys=cams.keys,
         cam=combine(cams.cam, fits["slic"], fits["quick"]),
