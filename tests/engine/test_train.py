@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,6 +73,32 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert not torch.equal(whole.weight, make_network().weight)
     assert torch.equal(resumed.weight, whole.weight)
     assert torch.equal(resumed.bias, whole.bias)
+
+
+def test_a_resumed_run_drops_out_what_the_uninterrupted_one_does(tmp_path):
+    def run(folder, **options):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        return train(tmp_path / folder, network=network, **options)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", on_progress=stop_at(4))
+    resumed = run("parts", resume=True)
+    assert torch.equal(resumed[0].weight, whole[0].weight)
+
+
+class Damaged(Numbers):
+    def __getitem__(self, index):
+        raise InputError(f"p{index}.png: cannot be read")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_is_said_in_a_line(tmp_path, workers):
+    schedule = replace(SCHEDULE, workers=workers)
+    with pytest.raises(InputError) as caught:
+        train(tmp_path, schedule=schedule, samples=Damaged())
+    assert str(caught.value) == "p0.png: cannot be read"
 
 
 def test_a_resumed_run_asks_for_the_samples_that_follow_the_checkpoint(tmp_path):

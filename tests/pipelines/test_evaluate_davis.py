@@ -94,6 +94,12 @@ def test_probabilities_are_cut_at_one_half_whatever_the_class(davis):
         assert score_davis(davis / "P", davis / "D", classes=classes).rows[0]["j"] == 1
 
 
+def test_masks_of_one_bit_are_masks_and_no_labels(davis):
+    for i in range(2):
+        PIL.Image.fromarray(draw((1, 2)).astype(bool)).save(davis / "P" / "bus" / f"{i:05}.png")
+    assert score_davis(davis / "P", davis / "D", classes=["bus=6"]).rows[0]["j"] == 1
+
+
 def test_a_network_can_be_asked_itself(davis):
     with torch.random.fork_rng():
         torch.manual_seed(0)

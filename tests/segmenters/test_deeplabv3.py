@@ -1,3 +1,5 @@
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,14 @@ def test_a_checkpoint_is_read_as_it_is_and_converted(network, tmp_path):
     assert direct.side_px == again.side_px == 520
     small = [DeepLabV3Segmenter(network=s.network, side_px=32) for s in (direct, again)]
     np.testing.assert_array_equal(small[0].segment(image), small[1].segment(image))
+
+
+def test_a_checkpoint_of_the_original_training_is_read(network, tmp_path):
+    path = tmp_path / "model_14.pth"
+    told = argparse.Namespace(data_path="data", num_classes=20, pretrained=True)
+    torch.save({"model": network.state_dict(), "epoch": 14, "args": told}, path)
+    found = load_deeplabv3(path, device="cpu").network.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in network.state_dict().items())
 
 
 def test_weights_that_rws_trained_keep_the_side_they_were_scored_at(network, tmp_path):

@@ -1,5 +1,6 @@
 """The authors' checkpoints: read without running code, and held to the keys they should have."""
 
+import argparse
 import hashlib
 import pickle
 import re
@@ -16,19 +17,21 @@ _WRAPPERS = ("state_dict", "model")  # where trainers put the tensors beside oth
 _SCALARS = (np.float64(0), np.float32(0), np.int64(0), np.bool_(False))
 _rebuild_scalar = _SCALARS[0].__reduce__()[0]
 _PLAIN_TYPES: list[Any] = [
+    argparse.Namespace,
     np.dtype,
     *(type(scalar.dtype) for scalar in _SCALARS),
     (_rebuild_scalar, "numpy.core.multiarray.scalar"),  # NumPy 1
     (_rebuild_scalar, "numpy._core.multiarray.scalar"),  # NumPy 2
 ]
-"""What the pickle of a NumPy number consists of; none of it runs code of the file."""
+"""What the pickle of a NumPy number, and of the options of a command line that trainers save beside
+the tensors, consists of; none of it runs code of the file."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Reads a checkpoint's tensors without running code.
 
-    They may be bare, or lie under `state_dict` or `model` beside numbers, NumPy's too; a prefix
-    `module.` is taken away.
+    They may be bare, or lie under `state_dict` or `model` beside numbers, NumPy's too, and options
+    of a command line; a prefix `module.` is taken away.
     """
     try:
         with torch.serialization.safe_globals(_PLAIN_TYPES):

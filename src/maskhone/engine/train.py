@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from maskhone.data.files import replace_when_done
 from maskhone.engine.epochs import Epochs, EpochWatch
 from maskhone.engine.infer import choose_device
-from maskhone.errors import InputError, MissingExtraError, UsageError
+from maskhone.engine.randomness import get_random_state, set_random_state
+from maskhone.errors import InputError, MissingExtraError, UsageError, WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -200,13 +201,15 @@ def fit(
     bare: nn.Module = accelerator.unwrap_model(network)
     out_dir.mkdir(parents=True, exist_ok=True)
     watch = EpochWatch(epochs, schedule.learning_rate, bare) if epochs else None
-    start = _load_checkpoint(out_dir, bare, optimizer, watch) if resume else 0
+    start, random = _load_checkpoint(out_dir, bare, optimizer, watch) if resume else (0, {})
     log = _Log(out_dir / "log.jsonl", start=start, is_main=accelerator.is_main_process)
     if watch and watch.epochs.scores_start and not start:
         _finish_epoch(watch, validate, bare, accelerator, log, 0)
     network.train()
     batches = _batches(samples, collate, schedule, start, accelerator)
     for step, batch in enumerate(() if watch and watch.is_stopped else batches, start=start):
+        if step == start and accelerator.is_main_process:  # after the loader has drawn its seed
+            set_random_state(random)
         if watch and watch.epochs.rule:
             rate = watch.plateau.learning_rate
         else:
@@ -390,8 +393,17 @@ def _batches(
         prefetch_factor=4 if schedule.workers else None,
         worker_init_fn=_use_one_thread,
     )
-    for batch in loader:
-        yield {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
+    try:
+        for batch in loader:
+            yield {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
+    except (InputError, UsageError, WeightsError) as error:
+        raise type(error)(_strip_traceback(error)) from error
+
+
+def _strip_traceback(error: Exception) -> str:
+    """Returns the message alone, where a loader process has put its traceback before it."""
+    kind = type(error)
+    return str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2].strip()
 
 
 def _use_one_thread(_: int) -> None:
@@ -405,7 +417,12 @@ def _save_checkpoint(
     watch: EpochWatch | None,
     done: int,
 ) -> None:
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "done": done,
+        "random": get_random_state(next(network.parameters()).device),
+    }
     if watch:
         state["epochs"] = watch.get_state()
     with replace_when_done(out_dir / "checkpoint.pt") as path, path.open("wb") as file:
@@ -422,10 +439,11 @@ def _load_checkpoint(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     watch: EpochWatch | None,
-) -> int:
+) -> tuple[int, dict[str, Tensor]]:
+    """Returns the finished steps, and what `get_random_state` gave after them."""
     path = out_dir / "checkpoint.pt"
     if not path.exists():
-        return 0
+        return 0, {}
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         network.load_state_dict(state["network"])
@@ -436,7 +454,7 @@ def _load_checkpoint(
         ) from error
     if watch:
         watch.set_state(state.get("epochs"), source=str(path))
-    return int(state["done"])
+    return int(state["done"]), state.get("random", {})
 
 
 class _Log:

@@ -253,7 +253,7 @@ def _read_mask(path: Path, shown: Shown | None) -> BoolMask:
     if shown is not None:
         numbers = read_label_map(path)
         highest = numbers[numbers != IGNORE_LABEL].max(initial=0)
-        if 0 < highest <= len(VOC_CLASSES):
+        if numbers.dtype != np.bool_ and 0 < highest <= len(VOC_CLASSES):
             return np.asarray(numbers == shown.class_index)
     found = read_mask(path)
     if found.label_map is None:

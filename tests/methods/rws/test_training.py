@@ -253,6 +253,13 @@ def test_the_loss_counts_a_second_head_half_and_no_void():
     assert segmentation_loss(small, target) > 0
 
 
+def test_a_second_head_of_one_channel_is_a_class_against_a_background():
+    logits, target = torch.randn(2, 1, 4, 4), torch.ones(2, 4, 4, dtype=torch.long)
+    alone = segmentation_loss(logits, target)
+    both = segmentation_loss({"out": logits, "aux": logits}, target)
+    assert both.item() == pytest.approx(1.5 * alone.item())
+
+
 def test_the_second_head_learns_ten_times_as_fast():
     network = build_host("deeplabv3_resnet50", 2)
     others, head = group_parameters(network)

@@ -30,7 +30,7 @@ def segmentation_loss(output: Any, target_BHW: Tensor) -> Tensor:
     """
     loss = _mean_entropy(pick_logits(output), target_BHW)
     if isinstance(output, Mapping) and isinstance(output.get("aux"), Tensor):
-        loss = loss + AUXILIARY_SHARE * _mean_entropy(output["aux"], target_BHW)
+        loss = loss + AUXILIARY_SHARE * _mean_entropy(pick_logits(output["aux"]), target_BHW)
     return loss
 
 
