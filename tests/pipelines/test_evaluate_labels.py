@@ -12,6 +12,7 @@ TRUTHS = {
     "a": np.array([[0, 0, 1, 1], [0, 0, 1, 255]], dtype=np.uint8),
     "b": np.array([[2, 2, 0, 0]], dtype=np.uint8),
 }
+CHOSEN = ("best", "over", "under")
 
 
 @pytest.fixture
@@ -72,6 +73,15 @@ def test_class_maps_are_swept(target, tmp_path):
         0.4,
         pytest.approx(1.0),
     )
+
+
+@pytest.mark.parametrize(("factor", "last"), [(1.0, 0.75), (1.8, 1.5)])
+def test_maps_that_exceed_one_have_more_thresholds(target, tmp_path, factor, last):
+    write_maps(tmp_path / "p" / "a.npz", [0, 1], factor * np.full((1, 2, 4), 0.95))
+    write_maps(tmp_path / "p" / "b.npz", [0, 2], factor * np.full((1, 1, 4), 0.5))
+    rows = score_label_maps(tmp_path / "p", target).rows
+    assert [row["masks"] for row in rows[-3:]] == [f"prediction {n}" for n in CHOSEN]
+    assert (rows[0]["threshold"], rows[-4]["threshold"]) == (0.05, last)
 
 
 def test_class_maps_win_over_label_maps_of_the_same_image(target, tmp_path):

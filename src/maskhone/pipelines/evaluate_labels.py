@@ -20,6 +20,7 @@ from maskhone.data.images import MASK_SUFFIXES
 from maskhone.data.voc import VOC_CLASSES, read_voc_labels, read_voc_list
 from maskhone.errors import InputError
 from maskhone.metrics.semantic import (
+    LONG_THRESHOLDS,
     THRESHOLDS,
     Choice,
     SemanticScores,
@@ -56,7 +57,7 @@ def score_label_maps(
     name: str = "prediction",
     class_names: Sequence[str] = VOC_CLASSES,
     ids: Path | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LabelReport:
     """Scores every image of a folder against its label map.
@@ -69,7 +70,8 @@ def score_label_maps(
         name: what the rows are called.
         class_names: the classes, without the background.
         ids: text file of ids, or the name of a VOC list such as `val`; only these are scored.
-        thresholds: for class maps.
+        thresholds: for class maps; None takes the published ones, `THRESHOLDS`, and where a map
+            exceeds 1 the longer row of them.
         on_progress: called with finished and planned images.
 
     Raises:
@@ -78,9 +80,9 @@ def score_label_maps(
     files, truths = index_labels(prediction), index_labels(target)
     names = read_voc_list(str(ids), root=target.parent) if ids else sorted({*files, *truths})
     n_labels = len(class_names) + 1
-    plain, soft = SemanticScores(n_labels), ThresholdScores(n_labels, thresholds)
+    plain, soft = SemanticScores(n_labels), ThresholdScores(n_labels, thresholds or LONG_THRESHOLDS)
     is_soft = _are_class_maps([files[one] for one in names if one in files], prediction)
-    problems, n_scored = [], 0
+    problems, n_scored, highest = [], 0, 0.0
     for done, one in enumerate(names, start=1):
         try:
             found, truth = _find_pair(one, files, truths)
@@ -89,6 +91,7 @@ def score_label_maps(
                 keys, maps = _read_class_maps(found)
                 _check_size(found, maps.shape[1:], truth, labels)
                 soft.update(maps, keys, labels)
+                highest = max(highest, float(maps.max(initial=0)))
             else:
                 given = read_voc_labels(found)
                 _check_size(found, given.shape, truth, labels)
@@ -100,6 +103,8 @@ def score_label_maps(
             on_progress(done, len(names))
     if is_soft:
         swept = soft.compute()
+        if thresholds is None and highest <= 1:
+            swept = swept[: len(THRESHOLDS)]
         choice = choose_thresholds(swept)
         rows = _rows_of_sweep(name, n_scored, swept, choice)
         plain = soft.get(choice.best["threshold"])

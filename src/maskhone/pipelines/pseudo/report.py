@@ -14,6 +14,7 @@ from maskhone.data.voc import LabelMap, read_voc_labels
 from maskhone.errors import InputError
 from maskhone.metrics.boundary import boundary_iou
 from maskhone.metrics.semantic import (
+    LONG_THRESHOLDS,
     SemanticScores,
     ThresholdScores,
     choose_thresholds,
@@ -30,9 +31,6 @@ COLUMNS = ("miou", "miou_present", "fp", "fn", "boundary_iou")
 _ARRAYS = {"cam": "hr_cam", "combine": "hr_cam", "walk": "rw"}
 SCORED = (*_ARRAYS, "pseudo-labels", "masks")
 """Stages that are scored."""
-
-_SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 31))
-"""0.05 to 1.50: combined maps reach 2."""
 
 Predict = Callable[[TaggedImage], LabelMap]
 
@@ -72,7 +70,7 @@ def format_report(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _score_maps(job: Job, stage: str, name: str, items: Sequence[TaggedImage]) -> dict[str, Any]:
-    sweep = ThresholdScores(job.n_labels, _SWEEP)
+    sweep = ThresholdScores(job.n_labels, LONG_THRESHOLDS)
     for item in items:
         found = load_class_arrays(job.path(stage, item, ".npz"))
         truth = _read_truth(job, item, found[name].shape[1:])
