@@ -1,5 +1,6 @@
 import json
 import logging
+import pickle
 import shutil
 
 import numpy as np
@@ -237,6 +238,15 @@ def test_every_epoch_has_every_picture_and_whole_batches_only(pictures, count):
     assert first.inputs.shape == (3, 16, 16)
 
 
+def test_samples_pass_to_processes_that_are_not_forked(recipe, pictures):
+    data = LabelledData(images=recipe["images"], labels=recipe["labels"])
+    items = [(item, None) for item in find_items(data, "")]
+    config = StageConfig(base_px=40, crop_px=16)
+    source = StageSource(items, data, config, num_classes=3, batch_size=4, seed=[0, 1])
+    passed = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(passed[9].inputs, source[9].inputs)
+
+
 def test_the_loss_counts_a_second_head_half_and_no_void():
     x = torch.randn(2, 3, 16, 16)
     network = make_seeded(DictHost).eval()
@@ -321,6 +331,7 @@ def test_heat_and_features_of_slices_come_from_one_pass():
         ({"void_as": "nothing"}, "void_as"),
         ({"start_from": "a", "init_from": "b"}, "leave one"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"device": "gpu"}, "device 'gpu' is not available"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(recipe, pictures, changes, said):
@@ -366,6 +377,7 @@ def test_a_folder_with_a_run_is_not_used_for_another(recipe, pictures):
     train(table, out_dir=pictures / "run")
     with pytest.raises(UsageError, match="--resume"):
         train(table, out_dir=pictures / "run")
+    train({**table, "device": "cpu"}, out_dir=pictures / "run", resume=True)
     with pytest.raises(UsageError, match="another epochs"):
         train({**table, "epochs": 2}, out_dir=pictures / "run", resume=True)
 

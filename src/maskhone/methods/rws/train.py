@@ -52,6 +52,7 @@ Parts = tuple[HostIdentity, RWSConfig, SliceConfig, LabelledData, StageConfig, S
 Seen = tuple[LabelledItem, Slice | None]  # a whole picture, or a window of it
 
 _OWN_STEPS = ("iterations", "validate_every", "checkpoint_every")
+_FREE = {"workers", "device"}  # may differ when a stopped run goes on
 
 
 def train(
@@ -90,6 +91,7 @@ def train(
     network = start_network(identity, seed=schedule.seed)
     measure_outputs(network.eval(), layers, stage.crop_px)
     load_item(items[0], data, identity.num_classes)
+    device = choose_device(schedule.device)
     if dry_run:
         return path
     _claim(out_dir, recipe, resume=resume)
@@ -101,7 +103,7 @@ def train(
         stage=stage,
         schedule=schedule,
         out_dir=out_dir,
-        device=choose_device("auto"),
+        device=device,
         on_progress=on_progress,
         items=keep_items_with_classes(items, data, identity.num_classes),
         held=held,
@@ -261,7 +263,7 @@ def _claim(out_dir: Path, recipe: Mapping[str, Any], *, resume: bool) -> None:
         if not resume:
             raise UsageError(f"{out_dir}: holds a run already; go on with --resume or name another")
         known, new = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        changed = {k for k in {**known, **new} if known.get(k) != new.get(k)} - {"workers"}
+        changed = {k for k in {**known, **new} if known.get(k) != new.get(k)} - _FREE
         if changed:
             raise UsageError(
                 f"{out_dir}: the run there has another {min(changed)}; set it back, or name "

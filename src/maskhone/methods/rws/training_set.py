@@ -305,6 +305,13 @@ class StageSource:
         self.per_epoch = self.steps_per_epoch * batch_size
         self._order = lru_cache(2)(self._shuffle)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._order = lru_cache(2)(self._shuffle)
+
     def __getitem__(self, index: int) -> TrainingSample:
         """Returns sample number `index`, counted on through all epochs."""
         epoch, place = divmod(index, self.per_epoch)
