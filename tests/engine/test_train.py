@@ -129,6 +129,16 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("half", ['{"step": 4, "lo', '{"step": 4, "validation": {"miou": 0.5}'])
+def test_a_line_that_a_full_disk_cut_is_dropped_from_the_log(tmp_path, half):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, on_progress=stop_at(4))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(half)
+    train(tmp_path, resume=True)
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 6]
+
+
 def test_resuming_without_a_checkpoint_begins(tmp_path):
     samples = Numbers()
     train(tmp_path, samples=samples, resume=True)

@@ -468,9 +468,9 @@ class _Log:
             self._keep_until(start)
 
     def _keep_until(self, start: int) -> None:
-        """Drops what a stopped run wrote after its last checkpoint."""
+        """Drops what a stopped run wrote after its last checkpoint, and a half-written line."""
         lines = self.path.read_text().splitlines() if start and self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= start]
+        kept = [line for line in lines if _is_json(line) and json.loads(line)["step"] <= start]
         self.path.write_text("".join(f"{line}\n" for line in kept))
 
     def add(self, found: Mapping[str, Tensor]) -> None:
@@ -500,3 +500,11 @@ class _Log:
         if self.is_main:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
