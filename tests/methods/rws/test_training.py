@@ -96,6 +96,19 @@ def test_a_run_goes_on_after_each_of_its_parts(recipe, pictures):
         assert read_report(whole) == read_report(parts), last
 
 
+def test_heat_is_that_of_the_saved_weights_whatever_precision_they_were_trained_in(
+    recipe, pictures
+):
+    table = {**recipe, "precision": "bf16", "pretrain_epochs": 3, "epochs": 1}
+    whole, parts = pictures / "whole", pictures / "parts"
+    path = train(table, out_dir=whole)
+    left_out = shutil.ignore_patterns("*.safetensors", "cycle-*", "stage-2", "stage-3")
+    shutil.copytree(whole, parts, ignore=left_out)
+    assert same(read_weights(path), read_weights(train(table, out_dir=parts, resume=True)))
+    for name in ("cycle-1/slices.jsonl", "cycle-2/slices.jsonl"):
+        assert (whole / name).read_text() == (parts / name).read_text()
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another(recipe, pictures):
     one, same_seed, other = (
         train({**recipe, "seed": seed}, out_dir=pictures / name)

@@ -159,10 +159,13 @@ def train_stage(
     run.done += total
     stages = {**run.report.get("stages", {}), str(number): {"steps": total, **measures.last()}}
     run.note(stages=stages)  # before the network, which says that the stage is done
+    tensors = copy_tensors(network)
     with replace_when_done(folder / "network.pt") as unfinished:
-        torch.save(copy_tensors(network), unfinished)
+        torch.save(tensors, unfinished)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return network.to(run.device).eval()
+    # a network that was trained in bf16 would go on in it; one that is read again would not
+    ready = start_network(run.identity, seed=run.schedule.seed, tensors=tensors)
+    return ready.to(run.device).eval()
 
 
 def make_loss(layers: Sequence[str]) -> Callable[[nn.Module, Batch], dict[str, Tensor]]:
