@@ -4,7 +4,7 @@
         [--option K=V ...]
 
 Arms: `plain`, one stage, the first of `rws`; `rws`; `budget`, one stage with the epochs of all
-three; `crops`, one stage that sees the slices of `rws` as pictures of their own; and the placebos
+three; `steps`, one stage with as many steps as all of `rws`, of which slices take more; `crops`, one stage that sees the slices of `rws` as pictures of their own; and the placebos
 `shuffled`, RWS with the maps of other pictures, and `random`, RWS with as many windows drawn among
 those that hold label. All start from the same weights, trained on several classes of the train
 list. Scores are those of the last epoch, on the val list: the IoU of the one class, or the mean
@@ -59,11 +59,12 @@ SETS: dict[str, dict[str, Any]] = {  # name -> lines of the recipe
 ARMS: dict[str, dict[str, Any]] = {  # name -> lines of the recipe, see `run_seed`
     "rws": {},
     "budget": {"cycles": 0},
+    "steps": {"cycles": 0},
     "shuffled": {"assignment": "shuffled"},
     "random": {"slice_choice": "random"},
     "crops": {"cycles": 0},
 }
-DEFAULT_ARMS = ("rws", "budget", "shuffled")
+DEFAULT_ARMS = ("rws", "budget", "steps", "shuffled")
 OUTLINE_PX = 1  # boundary F; at 120 px a wider band is the object
 
 
@@ -114,6 +115,7 @@ def run_seed(
     start = {"pretrain_epochs": 0, "init_from": str(first / "stage-0" / "network.pt")}
     own = {
         "budget": {"epochs": STAGES * recipe["epochs"]},
+        "steps": {"epochs": count_epochs(report, recipe["epochs"])},
         "crops": {"extra_slices": str(first / "cycle-1" / "slices.jsonl")},
     }
     scores = {"plain": score(report, recipe["classes"], stage="1")}
@@ -129,11 +131,18 @@ def run_seed(
     return {"seed": seed, "scores": scores, "outlines": outlines, "facts": facts}
 
 
+def count_epochs(report: dict[str, Any], epochs: int) -> int:
+    """Counts the epochs of one stage that have as many steps as all stages together."""
+    steps = {number: stage["steps"] for number, stage in report["stages"].items() if number != "0"}
+    return max(round(epochs * sum(steps.values()) / steps["1"]), 1)
+
+
 def pick_facts(report: dict[str, Any]) -> dict[str, Any]:
     """Picks what a report says of slices and of mixing, and the scores after each whole stage."""
     kept = {k: v for k, v in report.items() if k.startswith(("slices-", "mixing-", "ended"))}
     stages = {n: one for n, one in report["stages"].items() if int(n) % 2}
-    return {**kept, "stages": stages}
+    steps = sum(one["steps"] for n, one in report["stages"].items() if n != "0")
+    return {**kept, "stages": stages, "steps": steps}
 
 
 def train_arm(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -195,6 +204,8 @@ def to_markdown(name: str, found: dict[str, Any]) -> str:
     for one in found["seeds"]:
         cells = [f"{100 * one['scores'][arm]:.2f}" for arm in arms]
         lines.append(f"| {one['seed']} | " + " | ".join(cells) + " |")
+    steps = [found["seeds"][0]["facts"].get(arm, {}).get("steps", "") for arm in arms]
+    lines.append("| steps | " + " | ".join(str(n) for n in steps) + " |")
     lines += ["", "| RWS against | gain | 95 % interval | ahead | gain of boundary F |"]
     lines.append("|---" * 5 + "|")
     outlines = found.get("paired outlines", {})
