@@ -4,13 +4,14 @@
         [--option K=V ...]
 
 Arms: `plain`, one stage, the first of `rws`; `rws`; `budget`, one stage with the epochs of all
-three; `steps`, one stage with as many steps as all of `rws`, of which slices take more; `crops`, one stage that sees the slices of `rws` as pictures of their own; and the placebos
-`shuffled`, RWS with the maps of other pictures, and `random`, RWS with as many windows drawn among
-those that hold label. All start from the same weights, trained on several classes of the train
-list. Scores are those of the last epoch, on the val list: the IoU of the one class, or the mean
-over the classes; and the boundary F of the one class at 1 px, over the pictures that hold it. A
-stopped run goes on, and arms can be added to one that is done. Results go to
-benchmarks/results/rws_proof.json. Source: RWS section 13.
+three; `steps`, one stage with as many steps as all of `rws`, of which slices take more; `crops`,
+one stage that sees the slices of `rws` as pictures of their own; and the placebos `shuffled`, RWS
+with the maps of other pictures, and `random`, RWS with as many windows drawn among those that hold
+label. All start from the same weights, trained on several classes of the train list. Scores are
+those of the last epoch, on the val list: the IoU of the one class, or the mean over the classes;
+and the boundary F of the one class at 1 px, over the pictures that hold it. A stopped run goes on,
+and arms can be added to one that is done. Results go to benchmarks/results/rws_proof.json. Source:
+RWS section 13.
 """
 
 import argparse
