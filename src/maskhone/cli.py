@@ -204,6 +204,10 @@ def evaluate(
             help="davis: what a video shows, a number or a name of VOC; repeatable.",
         ),
     ] = None,
+    class_list: Annotated[
+        Path | None,
+        typer.Option("--classes", help="voc: text file of class names, one a line; else VOC's 20."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Score masks against ground truth."""
@@ -221,6 +225,7 @@ def evaluate(
             per_mask=per_mask,
             saliency=saliency,
             classes=classes,
+            class_list=class_list,
             on_progress=on_progress,
         )
     if as_json:

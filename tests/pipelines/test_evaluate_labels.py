@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -122,6 +123,38 @@ def test_other_classes_than_vocs_can_be_given(target):
     assert rows[0]["miou"] == pytest.approx(1.0)
     found = score_label_maps(target, target, class_names=("one",))
     assert "has label 2, expected 0 to 1" in found.problems[0]
+
+
+def test_a_file_names_the_classes(run_cli, target, tmp_path):
+    (tmp_path / "classes.txt").write_text("hat\nbelt\n")
+    given = ("evaluate", target, target, "--format", "voc", "--per-mask", tmp_path / "each.csv")
+    said = run_cli(*given, "--classes", tmp_path / "classes.txt", "--json")
+    assert json.loads(said.out)["rows"][0]["miou"] == pytest.approx(1.0)
+    with (tmp_path / "each.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["class"] for line in lines] == ["background", "hat", "belt"]
+
+
+def test_a_list_of_classes_that_does_not_fit_is_one_line(run_cli, target, tmp_path):
+    path = tmp_path / "classes.txt"
+    given = ("evaluate", target, target, "--format", "voc", "--classes", path)
+    for label in ("a", "b"):
+        write_voc_labels(target / f"{label}.png", np.full((2, 2), 5, dtype=np.uint8))
+    for text, word in (
+        ("hat\nbelt\n", "none of 2 images can be scored"),
+        ("hat\nbelt\n", "has label 5, expected 0 to 2"),
+        ("hat\nhat\n", "names 'hat' twice"),
+        ("", "names no class"),
+    ):
+        path.write_text(text)
+        said = run_cli(*given)
+        assert said.code != 0
+        assert word in said.err
+        assert len(said.err.strip().splitlines()) == 1
+    path.unlink()
+    assert "classes.txt: no such file" in run_cli(*given).err
+    with pytest.raises(UsageError, match="--classes goes with --format voc only"):
+        evaluate_files(target, target, format="folder", class_list=path)
 
 
 def test_maps_without_keys_are_said(target, tmp_path):

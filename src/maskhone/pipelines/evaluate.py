@@ -25,7 +25,7 @@ from maskhone.metrics.region import ForegroundScores, RegionScores
 from maskhone.metrics.saliency import SaliencyScores
 from maskhone.ops.masks import IGNORE_LABEL
 from maskhone.pipelines.evaluate_davis import score_videos
-from maskhone.pipelines.evaluate_labels import score_label_maps, write_class_table
+from maskhone.pipelines.evaluate_labels import score_label_sets
 
 Progress = Callable[[int, int], None]
 BoolMask = NDArray[np.bool_]
@@ -73,6 +73,7 @@ def evaluate_files(
     per_mask: Path | None = None,
     saliency: bool = False,
     classes: list[str] | None = None,
+    class_list: Path | None = None,
     on_progress: Progress | None = None,
 ) -> EvaluationReport:
     """Scores predictions, and coarse masks beside them, against ground truth.
@@ -95,6 +96,7 @@ def evaluate_files(
         saliency: score soft maps too (folders only): F-, E- and S-measure, and what papers call
             IoU, F1, precision, recall and MAE; see `ForegroundScores` and `SaliencyScores`.
         classes: what videos show, `SEQUENCE=CLASS`; see `score_davis`.
+        class_list: text file of class names, one a line, for `voc`; None takes VOC's twenty.
         on_progress: called with finished and planned masks.
 
     Returns:
@@ -117,6 +119,8 @@ def evaluate_files(
     form = _find_form(prediction, format)
     if classes and form != "davis":
         raise UsageError("--class goes with --format davis only")
+    if class_list is not None and form != "voc":
+        raise UsageError("--classes goes with --format voc only")
     if form in ("voc", "davis"):
         if saliency or target_value is not None or coco_images is not None:
             raise UsageError(f"--saliency, --target-value and --coco-images do not go with {form}")
@@ -125,7 +129,8 @@ def evaluate_files(
             return EvaluationReport(
                 rows=found.rows, problems=tuple(found.problems), frames=found.frames
             )
-        return _score_voc(sets, target, ids, per_mask, on_progress)
+        rows, problems = score_label_sets(sets, target, ids, class_list, per_mask, on_progress)
+        return _with_difference(rows, problems)
     is_folder = form in ("folder", "big")
     if not is_folder and (ids or per_mask or saliency or target_value is not None):
         raise UsageError(
@@ -164,24 +169,6 @@ def _find_form(prediction: Path, asked: str) -> str:
     if asked != "auto":
         return asked
     return "coco" if prediction.suffix.lower() == ".json" else "folder"
-
-
-def _score_voc(
-    sets: dict[str, Path],
-    target: Path,
-    ids: Path | None,
-    per_class: Path | None,
-    on_progress: Progress | None,
-) -> EvaluationReport:
-    found = [
-        score_label_maps(path, target, name=kind, ids=ids, on_progress=on_progress)
-        for kind, path in sets.items()
-    ]
-    if per_class is not None:
-        write_class_table(per_class, [row for one in found for row in one.classes])
-    rows = [row for one in found for row in one.rows]
-    problems = tuple(dict.fromkeys(problem for one in found for problem in one.problems))
-    return _with_difference(rows, problems)
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,7 @@ from maskhone.data.array_files import ARRAY_SUFFIXES
 from maskhone.data.class_maps import load_class_arrays
 from maskhone.data.files import replace_when_done
 from maskhone.data.images import MASK_SUFFIXES
+from maskhone.data.tagged_images import read_class_names
 from maskhone.data.voc import VOC_CLASSES, read_voc_labels, read_voc_list
 from maskhone.errors import InputError
 from maskhone.metrics.semantic import (
@@ -50,6 +51,43 @@ class LabelReport:
     problems: tuple[str, ...] = ()
 
 
+def score_label_sets(
+    sets: Mapping[str, Path],
+    target: Path,
+    ids: Path | None,
+    class_list: Path | None,
+    per_class: Path | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Scores the folders of `sets` one by one, see `score_label_maps`.
+
+    Args:
+        sets: what the rows are called, and the folder.
+        target: see there, as `ids` and `on_progress`.
+        ids: see there.
+        class_list: text file of class names, one a line; None takes VOC's twenty.
+        per_class: CSV to write, one line per label of each set.
+        on_progress: see there.
+
+    Returns:
+        The rows, and a line for each image that could not be scored.
+
+    Raises:
+        InputError: as `score_label_maps`; or the names cannot be read or used.
+    """
+    names = VOC_CLASSES if class_list is None else read_class_names(class_list)
+    found = [
+        score_label_maps(
+            path, target, name=kind, class_names=names, ids=ids, on_progress=on_progress
+        )
+        for kind, path in sets.items()
+    ]
+    if per_class is not None:
+        write_class_table(per_class, [row for one in found for row in one.classes])
+    rows = [row for one in found for row in one.rows]
+    return rows, tuple(dict.fromkeys(problem for one in found for problem in one.problems))
+
+
 def score_label_maps(
     prediction: Path,
     target: Path,
@@ -75,7 +113,8 @@ def score_label_maps(
         on_progress: called with finished and planned images.
 
     Raises:
-        InputError: a folder is missing or empty, or some images have class maps and others not.
+        InputError: a folder is missing or empty, some images have class maps and others not, or no
+            image can be scored.
     """
     files, truths = index_labels(prediction), index_labels(target)
     names = read_voc_list(str(ids), root=target.parent) if ids else sorted({*files, *truths})
@@ -101,6 +140,8 @@ def score_label_maps(
             problems.append(str(error))
         if on_progress is not None:
             on_progress(done, len(names))
+    if not n_scored:
+        raise InputError(f"none of {len(names)} images can be scored; the first: {problems[0]}")
     if is_soft:
         swept = soft.compute()
         if thresholds is None and highest <= 1:
