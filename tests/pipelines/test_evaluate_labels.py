@@ -144,6 +144,7 @@ def test_a_list_of_classes_that_does_not_fit_is_one_line(run_cli, target, tmp_pa
         ("hat\nbelt\n", "none of 2 images can be scored"),
         ("hat\nbelt\n", "has label 5, expected 0 to 2"),
         ("hat\nhat\n", "names 'hat' twice"),
+        ("_background_\nhat\n", "names '_background_'; label 0 is the background, leave it out"),
         ("", "names no class"),
     ):
         path.write_text(text)

@@ -36,12 +36,15 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
     """Reads the names of the foreground classes, one a line, in the order of their indices.
 
     Raises:
-        InputError: the file cannot be read, is empty, or names a class twice.
+        InputError: the file cannot be read, is empty, or names a class twice or the background.
     """
     path = Path(path)
     names = read_ids(path)
     if not names:
         raise InputError(f"{path}: names no class; write one a line, without the background")
+    ground = next((name for name in names if name.strip("_").lower() == "background"), None)
+    if ground is not None:
+        raise InputError(f"{path}: names {ground!r}; label 0 is the background, leave it out")
     repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if repeated is not None:
         raise InputError(f"{path}: names {repeated!r} twice; keep one")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,16 +142,28 @@ class PseudoLabels:
             if not 0 <= getattr(self, name) < 1:
                 said = f"{name} is {getattr(self, name)}"
                 raise UsageError(f"{said}; expected 0 or more, below 1")
-        if self.walk_beta <= 0:
+        if not 0 < self.walk_beta < inf:
             raise UsageError(f"walk_beta is {self.walk_beta}; expected more than 0")
+        self._check_thresholds()
         if self.sure_above < self.maybe_above:
             raise UsageError(
                 f"fg_threshold is {self.sure_above}, below bg_threshold, {self.maybe_above}; "
                 "expected it the other way round"
             )
         for name in ("cam_scales", "segment_scales"):
-            if not getattr(self, name) or min(getattr(self, name)) <= 0:
+            if not getattr(self, name) or not all(0 < one < inf for one in getattr(self, name)):
                 raise UsageError(f"{name} is {getattr(self, name)}; expected numbers above 0")
+
+    def _check_thresholds(self) -> None:
+        """Refuses what no map exceeds: plain and walked ones reach 1, combined ones 2."""
+        highest = 2 if self.taught_cam == "combine" else 1
+        for name, value, limit in (
+            ("fg_threshold", self.sure_above, highest),
+            ("bg_threshold", self.maybe_above, highest),
+            ("pseudo_threshold", self.pseudo_threshold, 1),
+        ):
+            if not 0 <= value < limit:
+                raise UsageError(f"{name} is {value}; expected 0 or more, below {limit}")
 
     @property
     def sure_above(self) -> float:
