@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -108,6 +110,59 @@ def test_an_annotation_is_needed_unless_said_otherwise(tmp_path):
     with pytest.raises(InputError, match="no such annotation"):
         find_voc_images(root, "train")
     assert find_voc_images(root, "train", needs_tags=False)[0].classes == ()
+
+
+def test_without_a_list_the_folders_own_counts(tmp_path):
+    root = make_voc(tmp_path, {"b": ["dog"], "a": ["cat"], "c": []})
+    lists = root / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("b\n")
+    (lists / "trainval.txt").write_text("b\na\n")
+    assert [item.id for item in find_voc_images(root)] == ["b"]
+    (lists / "train.txt").unlink()
+    assert [item.id for item in find_voc_images(root)] == ["b", "a"]
+    (lists / "trainval.txt").unlink()
+    assert [item.id for item in find_voc_images(root)] == ["a", "b", "c"]
+    shutil.rmtree(root / "Annotations")
+    with pytest.raises(InputError, match="is this a folder of VOC's layout"):
+        find_voc_images(root)
+
+
+def test_the_published_list_counts_when_it_is_named(tmp_path):
+    root = make_voc(tmp_path, {"a": ["cat"]})
+    with pytest.raises(InputError, match=r"but VOC 2012's list train_aug names it, and .* has no"):
+        find_voc_images(root, "train_aug")
+    (root / "ImageSets" / "Segmentation" / "train_aug.txt").write_text("a\n")
+    assert [item.id for item in find_voc_images(root, "train_aug")] == ["a"]
+
+
+@pytest.mark.parametrize("ending", [".jpeg", ".png", ".JPG"])
+def test_pictures_may_have_other_endings(tmp_path, ending):
+    root = make_voc(tmp_path, {"a": ["cat"]})
+    other = root / "JPEGImages" / f"a{ending}"
+    PIL.Image.new("RGB", (20, 10)).save(other)
+    (root / "JPEGImages" / "a.jpg").unlink(missing_ok=True)
+    if not other.exists():  # a disk that takes a.JPG for a.jpg
+        pytest.skip("names do not tell small letters from capitals here")
+    assert find_voc_images(root, "train")[0].image_path == other
+    other.unlink()
+    with pytest.raises(InputError, match="train: no picture a in"):
+        find_voc_images(root, "train")
+
+
+def test_objects_of_other_classes_than_ones_own_do_not_count(tmp_path):
+    root = make_voc(tmp_path, {"a": ["dog", "hat"], "b": ["cat", "person"], "c": []})
+    items = find_voc_images(root, "train", class_names=("hat", "dog"), ignores_others=True)
+    assert [item.classes for item in items] == [(0, 1), (), ()]
+    with pytest.raises(InputError, match="unknown class 'cat'"):
+        find_voc_images(root, "train", class_names=("hat", "dog"))
+
+
+def test_own_classes_that_nothing_shows_or_that_are_written_otherwise_are_refused(tmp_path):
+    root = make_voc(tmp_path, {"a": ["dog"], "b": ["cat"]})
+    with pytest.raises(InputError, match="no annotation names catt; they name cat, dog"):
+        find_voc_images(root, "train", class_names=("catt",), ignores_others=True)
+    with pytest.raises(InputError, match=r"a\.xml: unknown class 'dog'; did you mean Dog\?"):
+        find_voc_images(root, "train", class_names=("cat", "Dog"), ignores_others=True)
 
 
 def test_missing_lists_and_pictures_are_said(tmp_path):

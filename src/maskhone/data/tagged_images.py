@@ -83,7 +83,7 @@ def find_tagged_images(
     items: dict[str, TaggedImage] = {}
     for line, (name, text) in _read_rows(csv_path):
         where = f"{csv_path}: line {line}"
-        image_path = _find_picture(images_dir, name, where)
+        image_path = find_picture(images_dir, name, where)
         id = image_path.relative_to(images_dir).with_suffix("").as_posix()
         if id in items:
             raise InputError(f"{where}: {name} has a line already; keep one, with all its labels")
@@ -116,7 +116,7 @@ def find_pictures_of(
     check_ids(ids, source=source)
     items = []
     for name in ids:
-        image_path = _find_picture(images_dir, name, source)
+        image_path = find_picture(images_dir, name, source)
         id = image_path.relative_to(images_dir).with_suffix("").as_posix()
         truth_path = None if truths_dir is None else find_truth(truths_dir, id)
         items.append(TaggedImage(id=id, image_path=image_path, classes=(), truth_path=truth_path))
@@ -227,7 +227,17 @@ def _read_rows(path: Path) -> list[tuple[int, tuple[str, str]]]:
     return found
 
 
-def _find_picture(folder: Path, name: str, where: str) -> Path:
+def find_picture(folder: Path, name: str, where: str) -> Path:
+    """Finds a picture by its path within a folder, which may lack the suffix.
+
+    Args:
+        folder: of pictures.
+        name: of the picture; it may be absolute where it lies in the folder.
+        where: the name comes from, for messages.
+
+    Raises:
+        InputError: it is not there, lies elsewhere, or several go by this name.
+    """
     given = Path(name)
     if given.is_absolute():
         inside, root = given.parent.resolve() / given.name, folder.resolve()

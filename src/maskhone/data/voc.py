@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from maskhone.data.images import read_label_map
 from maskhone.data.pictures import save_picture
 from maskhone.data.splits import read_ids
-from maskhone.data.tagged_images import TaggedImage, check_ids, find_truth, get_class_index
+from maskhone.data.tagged_images import (
+    TaggedImage,
+    check_ids,
+    find_picture,
+    find_truth,
+    get_class_index,
+)
 from maskhone.errors import InputError
 
 VOC_CLASSES = (
@@ -50,23 +56,31 @@ VOC_LISTS = {
 """The lists that come with the package, and the `hash_ids` of each; train_aug is train and SBD
 without val. Source: PerimeterFit section 1.4."""
 
+OWN_LISTS = ("train", "trainval")
+"""Lists that a folder may hold of what to train on; the first that is there counts."""
+
+_LISTS = "ImageSets/Segmentation"
+
 LabelMap = NDArray[np.uint8]  # (H, W)
 
 
 def find_voc_images(
     root: str | Path,
-    list_name: str,
+    list_name: str = "",
     *,
     class_names: Sequence[str] = VOC_CLASSES,
+    ignores_others: bool = False,
     truths: str | Path = "SegmentationClass",
     needs_tags: bool = True,
 ) -> list[TaggedImage]:
     """Finds the pictures of a list in a folder of VOC's layout.
 
     Args:
-        root: holds `JPEGImages`, `Annotations` and, where there are truths, `SegmentationClass`.
-        list_name: see `read_voc_list`.
+        root: holds `JPEGImages`, of `.jpg` or other pictures, `Annotations` and, where there are
+            truths, `SegmentationClass`.
+        list_name: see `read_voc_list`; empty takes the folder's own, see `read_own_list`.
         class_names: the classes in the order of their indices.
+        ignores_others: objects of other classes do not count; otherwise they are an error.
         truths: folder of label maps, within `root` or anywhere.
         needs_tags: otherwise pictures without annotation have no classes.
 
@@ -74,24 +88,51 @@ def find_voc_images(
         One item per id, in the order of the list.
 
     Raises:
-        InputError: a list, picture or annotation is missing or cannot be used.
+        InputError: a list, picture or annotation is missing or cannot be used; or there are
+            objects, but none is of these classes.
     """
     root = Path(root)
-    items = []
-    for id in read_voc_list(list_name, root=root):
-        image_path, tags_path = root / "JPEGImages" / f"{id}.jpg", root / f"Annotations/{id}.xml"
-        if not image_path.is_file():
-            raise InputError(f"{image_path}: no such file, but the list {list_name} names it")
+    items, others = [], set[str]()
+    ids = read_voc_list(list_name, root=root) if list_name else read_own_list(root)
+    for id in ids:
+        image_path, tags_path = _find_image(root, id, list_name), root / f"Annotations/{id}.xml"
+        known = others if ignores_others else None
         has_tags = needs_tags or tags_path.is_file()
         items.append(
             TaggedImage(
                 id=id,
                 image_path=image_path,
-                classes=read_voc_tags(tags_path, class_names) if has_tags else (),
+                classes=read_voc_tags(tags_path, class_names, others=known) if has_tags else (),
                 truth_path=find_truth(root / truths, id),
             )
         )
+    if others and not any(item.classes for item in items):
+        raise InputError(
+            f"{root}: no annotation names {' or '.join(class_names)}; "
+            f"they name {', '.join(sorted(others))}; write the classes as there"
+        )
     return items
+
+
+def read_own_list(root: str | Path) -> list[str]:
+    """Reads the ids that a folder of VOC's layout has to train on.
+
+    They are those of its list `train`, or else `trainval`, or else all pictures with an annotation.
+
+    Raises:
+        InputError: there is none.
+    """
+    root = Path(root)
+    for name in OWN_LISTS:
+        if (root / _LISTS / f"{name}.txt").is_file():
+            return read_voc_list(name, root=root)
+    ids = sorted(path.stem for path in (root / "Annotations").glob("*.xml"))
+    if not ids:
+        raise InputError(
+            f"{root}: has no {_LISTS}/{OWN_LISTS[0]}.txt and no Annotations/*.xml; "
+            "is this a folder of VOC's layout? Otherwise name a CSV of tags"
+        )
+    return ids
 
 
 def read_voc_list(name: str, *, root: str | Path | None = None) -> list[str]:
@@ -109,7 +150,7 @@ def read_voc_list(name: str, *, root: str | Path | None = None) -> list[str]:
         >>> len(read_voc_list("train_aug")), read_voc_list("val")[0]
         (10582, '2007_000033')
     """
-    inside = None if root is None else Path(root) / "ImageSets" / "Segmentation" / f"{name}.txt"
+    inside = None if root is None else Path(root) / _LISTS / f"{name}.txt"
     path = next((p for p in (Path(name), inside) if p is not None and p.is_file()), None)
     if path is not None:
         ids = read_ids(path)
@@ -134,14 +175,25 @@ def hash_ids(ids: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{id}\n" for id in sorted(ids)).encode()).hexdigest()
 
 
-def read_voc_tags(path: str | Path, class_names: Sequence[str] = VOC_CLASSES) -> tuple[int, ...]:
+def read_voc_tags(
+    path: str | Path,
+    class_names: Sequence[str] = VOC_CLASSES,
+    *,
+    others: set[str] | None = None,
+) -> tuple[int, ...]:
     """Reads which classes an annotation names, as ascending indices.
 
     An object counts when its box, clipped to the picture, has a width and a height; difficult ones
     count, too.
 
+    Args:
+        path: an XML file.
+        class_names: the classes in the order of their indices.
+        others: when given, it receives the names of other classes, and their objects do not count.
+
     Raises:
-        InputError: the file is missing or no annotation, or names an unknown class.
+        InputError: the file is missing or no annotation, or names an unknown class; with `others`,
+            one that is known but for small and capital letters.
 
     Source: PerimeterFit section 1.4.
     """
@@ -153,9 +205,12 @@ def read_voc_tags(path: str | Path, class_names: Sequence[str] = VOC_CLASSES) ->
     except (OSError, ET.ParseError) as error:
         raise InputError(f"{path}: cannot read the annotation ({error}); copy it again") from error
     size = {side: _read_whole(tree, f"size/{side}", path) for side in ("width", "height")}
-    found = set()
+    found, lowered = set(), {name.lower() for name in class_names}
     for entry in tree.findall("object"):
         name = (entry.findtext("name") or "").strip()
+        if others is not None and name.lower() not in lowered:
+            others.add(name)
+            continue
         index = get_class_index(name, class_names, where=str(path))
         x0, x1 = (_clip(entry, f"x{end}", size["width"], path) for end in ("min", "max"))
         y0, y1 = (_clip(entry, f"y{end}", size["height"], path) for end in ("min", "max"))
@@ -222,6 +277,18 @@ def make_voc_palette() -> NDArray[np.uint8]:
         for channel in range(3):
             palette[:, channel] |= ((bits >> channel & 1) << (7 - place)).astype(np.uint8)
     return palette
+
+
+def _find_image(root: Path, id: str, list_name: str) -> Path:
+    path = root / "JPEGImages" / f"{id}.jpg"
+    if path.is_file():
+        return path
+    if list_name not in VOC_LISTS or (root / _LISTS / f"{list_name}.txt").is_file():
+        return find_picture(path.parent, id, list_name or str(root))
+    raise InputError(
+        f"{path}: no such file, but VOC 2012's list {list_name} names it, and {root} has no list "
+        f"of that name in {_LISTS}"
+    )
 
 
 def _clip(entry: ET.Element, side: str, length: int, path: Path) -> int:

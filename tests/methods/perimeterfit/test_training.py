@@ -108,6 +108,22 @@ def images_of(world, **changes):
     return replace(data, **changes)
 
 
+def test_a_folder_of_vocs_layout_goes_by_its_own_list_and_ones_own_classes(tmp_path, save_picture):
+    side = "<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+    for id, name in (("a", "hat"), ("b", "cat")):
+        save_picture(tmp_path / "JPEGImages" / f"{id}.png", np.zeros((10, 10, 3), dtype=np.uint8))
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / f"{id}.xml").write_text(
+            "<annotation><size><width>10</width><height>10</height></size>"
+            f"<object><name>{name}</name><bndbox>{side}</bndbox></object></annotation>"
+        )
+    (tmp_path / "classes.txt").write_text("hat\n")
+    data = ImageSet(images=str(tmp_path), classes=str(tmp_path / "classes.txt"))
+    assert [(item.id, item.classes) for item in find_images(data)] == [("a", (0,)), ("b", ())]
+    with pytest.raises(InputError, match="unknown class"):
+        find_images(replace(data, classes=""))
+
+
 def read_log(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 

@@ -47,11 +47,12 @@ class ImageSet:
         images: a folder of VOC's layout; with `tags`, a folder of pictures.
         tags: a CSV with the header `image,labels`, see `find_tagged_images`; empty reads VOC's
             annotations.
-        classes: text file of class names, one a line; empty takes VOC's twenty.
+        classes: text file of class names, one a line; with VOC's layout objects of other classes
+            do not count. Empty takes VOC's twenty.
         truths: folder of label maps of the same names, for `select = "pixels"` only; with VOC's
             layout empty is `SegmentationClass`.
         train_list: ids to train on: a text file, or with VOC's layout the name of a list; empty is
-            `train_aug`, or every line of the CSV.
+            every line of the CSV, or the folder's own list, see `read_own_list`.
         validation_list: ids that only choose the best weights.
         held_share: without such a list, the share of all pictures that is held back for that.
         unlabelled: what a picture without any class is: all `background`, or an `error`.
@@ -93,7 +94,11 @@ def find_images(data: ImageSet, list_name: str = "") -> list[TaggedImage]:
     else:
         truths = Path(data.truths).resolve() if data.truths else "SegmentationClass"
         items = find_voc_images(
-            data.images, list_name or "train_aug", class_names=class_names, truths=truths
+            data.images,
+            list_name,
+            class_names=class_names,
+            ignores_others=bool(data.classes),
+            truths=truths,
         )
     bare = [item.id for item in items if not item.classes]
     if bare and data.unlabelled == "error":
