@@ -112,8 +112,14 @@ def test_a_recipe_knows_its_network_and_stages(scene):
     recipe.write_text(
         f'method = "rws"\nnetwork = "{HOST}"\nlayers = {list(LAYERS)}\nnum_classes = 3\n'
     )
-    known = diagnose(scene, network=str(recipe), layers=(), num_classes=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = scene / "own.pth"
+        torch.save(make_tiny(3).state_dict(), weights)
+    known = diagnose(scene, network=str(recipe), weights=weights, layers=(), num_classes=0)
     assert known.rows == diagnose(scene).rows
+    with pytest.raises(UsageError, match=r"own\.toml: .* give its weights"):  # else: fresh ones
+        diagnose(scene, network=str(recipe), layers=(), num_classes=0)
 
 
 STAGES = {

@@ -62,7 +62,8 @@ def load_host(
     Args:
         network: `package.module:factory`; a name: `deeplabv3_resnet50`, `deeplabv3_resnet101`,
             `deeplabv3plus`, `dlinknet34`, `pfanet` or `resunetpp`; a recipe of `maskhone train`,
-            whose network, layers and number of classes count; or empty: what the weights are of.
+            whose network, layers and number of classes count, with weights; or empty: what the
+            weights are of.
         weights: maskhone file, or `.pth` of the network's tensors. None takes a network of one's
             own as its factory makes it.
         layers: names of its stages in their order; DeepLabv3's, and those of weights that RWS
@@ -85,6 +86,11 @@ def load_host(
         raise UsageError(
             f"network is {name!r}; expected {', '.join(NAMES)}, package.module:factory, or a "
             "recipe.toml"
+        )
+    if weights is None and network.endswith(".toml"):
+        raise UsageError(
+            f"{network}: a recipe names a network, not what it learnt; give its weights, too "
+            "(--weights), or where the factory reads them, its import path in place of the recipe"
         )
     if weights is None and ":" not in name:
         raise UsageError(f"network is {name!r}; give its weights, too: fresh ones attend to noise")
