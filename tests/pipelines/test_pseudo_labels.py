@@ -353,6 +353,14 @@ def test_the_dry_run_looks_at_sizes_and_at_given_weights(run, tmp_path, save_pic
     assert (said.code, "3.png: not a picture" in said.err) == (1, True)
 
 
+def test_the_dry_run_says_what_cannot_choose(run, tmp_path, caplog):
+    (tmp_path / "held.txt").write_text("0\n3\n")
+    given = ("classify_select=tags", f"classify_validation_list={tmp_path}/held.txt")
+    said = run("--dry-run", *(part for line in given for part in ("--option", line)))
+    assert said.code == 0
+    assert caplog.text.count("has the same labels (red)") == 1
+
+
 def test_the_dry_run_of_one_stage_asks_for_no_others_needs(run):
     assert run("--dry-run", "--only", "walk", "--option", "classify_pieces=9").code == 0
 

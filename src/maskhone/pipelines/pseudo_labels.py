@@ -20,6 +20,7 @@ do not train it anew.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from maskhone.pipelines.pseudo.plan import Progress, parse_recipe
 from maskhone.pipelines.pseudo.report import REPORT, format_report
 from maskhone.pipelines.pseudo.stages import list_stages
 from maskhone.pipelines.stages import choose_stages, run_stages
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -63,9 +66,11 @@ def run(
     job = parse_recipe(recipe, out_dir, on_progress)
     plan, stages = job.plan, list_stages(job)
     first, last = first or plan.first_stage, last or plan.last_stage
-    check_job(job, [stage.name for stage in choose_stages(stages, first=first, last=last)])
+    doubts = check_job(job, [stage.name for stage in choose_stages(stages, first=first, last=last)])
     if dry_run:
         check_pictures(job)
+        for doubt in doubts:
+            logger.warning(doubt)
         return ""
     others = [Path(folder) for folder in plan.take_from]
     reports = run_stages(stages, out_dir, first=first, last=last, others=others, on_stage=on_stage)

@@ -124,6 +124,31 @@ def test_a_folder_of_vocs_layout_goes_by_its_own_list_and_ones_own_classes(tmp_p
         find_images(replace(data, classes=""))
 
 
+@pytest.mark.parametrize(
+    ("held", "select", "is_said"),
+    [("0 3", "tags", True), ("2", "tags", True), ("0 1", "tags", False), ("0 4", "tags", False),
+     ("0 3", "pixels", False)],
+)  # fmt: skip
+def test_held_pictures_that_cannot_choose_are_said(
+    world, make_table, tmp_path, caplog, held, select, is_said
+):
+    (tmp_path / "held.txt").write_text(held.replace(" ", "\n"))
+    table = make_table("classifier", select=select, validation_list=str(tmp_path / "held.txt"))
+    table["truths"] = str(world / "labels")
+    TRAININGS["classifier"](table, out_dir=tmp_path / "out", dry_run=True)
+    assert ("has the same labels" in caplog.text) == is_said
+
+
+def test_a_class_that_no_picture_shows_is_said(world, make_table, tmp_path, caplog):
+    (tmp_path / "classes.txt").write_text("disc\nbox\nring\n")
+    table = make_table("classifier")
+    TRAININGS["classifier"](table, out_dir=tmp_path / "out", dry_run=True)
+    assert not caplog.text
+    table["classes"] = str(tmp_path / "classes.txt")
+    TRAININGS["classifier"](table, out_dir=tmp_path / "out", dry_run=True)
+    assert "no picture to train on has the class 'ring'; is it written" in caplog.text
+
+
 def read_log(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 

@@ -149,6 +149,7 @@ def prepare_classifier(recipe: Mapping[str, Any], *, coming: Collection[str] = (
         syncs_norms=not norms.fixes_norms,
         epochs=epochs if validate else None,
         validate=validate,
+        doubts=_find_doubts(kept, held, data, selection),
     )
 
 
@@ -178,6 +179,36 @@ def _split(
             'select = "last"'
         )
     return kept, held
+
+
+def _find_doubts(
+    kept: Sequence[TaggedImage],
+    held: Sequence[TaggedImage],
+    data: ImageSet,
+    selection: Selection,
+) -> list[str]:
+    """Says what pictures cannot teach, or cannot choose; `rank_tags` is then 1 whatever is learnt.
+
+    Pictures tell weights apart by a class that some of them show, and others not.
+    """
+    doubts, class_names = [], read_classes(data)
+    seen = {index for item in kept for index in item.classes}
+    unseen = [name for index, name in enumerate(class_names) if index not in seen]
+    if unseen and data.classes:  # of VOC's twenty a part is no surprise
+        count = f" ({len(unseen)} such classes)" if len(unseen) > 1 else ""
+        doubts.append(
+            f"{data.classes}: no picture to train on has the class {unseen[0]!r}{count}; "
+            "is it written as in the labels?"
+        )
+    shown = {index for item in held for index in item.classes}
+    if selection.select == "tags" and all(shown == set(item.classes) for item in held):
+        names = ", ".join(class_names[index] for index in sorted(shown))
+        doubts.append(
+            f"each of the {len(held)} pictures held back has the same labels ({names}), so that "
+            'select = "tags" finds all weights equally good; add others to validation_list, or say '
+            'select = "last"'
+        )
+    return doubts
 
 
 def _make_validation(

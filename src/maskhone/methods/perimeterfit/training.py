@@ -5,6 +5,7 @@ Differs: an epoch is as many batches as the pictures fill, but the pictures that
 first in the next one; none are passed by.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from maskhone.engine.train import (
 from maskhone.engine.weights import open_weights, save_weights
 from maskhone.errors import UsageError
 from maskhone.methods.perimeterfit.training_set import ImageSet, collate
+
+logger = logging.getLogger(__name__)
 
 Select = Literal["tags", "labels", "pixels", "last"]
 
@@ -131,6 +134,7 @@ class Training:
             replace norms that are fixed.
         epochs: when the best weights are chosen; None keeps the last.
         validate: chooses them.
+        doubts: what can be trained, but hardly as it is meant; one line each, said at the start.
     """
 
     identity: Identity
@@ -146,6 +150,7 @@ class Training:
     syncs_norms: bool
     epochs: Epochs | None = None
     validate: Validate | None = None
+    doubts: Sequence[str] = ()
 
     def run(
         self,
@@ -166,6 +171,8 @@ class Training:
             on_progress: called with finished and planned steps.
         """
         path = out_dir / f"{self.identity.name}.safetensors"
+        for doubt in self.doubts:
+            logger.warning(doubt)
         if dry_run:
             _ = self.source[0]
             return path

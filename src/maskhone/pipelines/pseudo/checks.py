@@ -12,12 +12,15 @@ from maskhone.pipelines.pseudo.plan import Job
 from maskhone.pipelines.pseudo.trainings import TRAININGS
 
 
-def check_job(job: Job, stages: Sequence[str]) -> None:
+def check_job(job: Job, stages: Sequence[str]) -> list[str]:
     """Looks at pictures, lists, given weights, extras, and the recipes of the trainings.
 
     Args:
         job: what is asked for.
         stages: names of those that are to be done.
+
+    Returns:
+        What the trainings would say at their start, see `Training`.
 
     Raises:
         UsageError: lines that contradict each other, or a device that is not there.
@@ -44,8 +47,7 @@ def check_job(job: Job, stages: Sequence[str]) -> None:
     trained = [name for name in TRAININGS if name in stages]
     if trained and find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", extra="train")
-    for name in trained:
-        _check_training(job, name)
+    return [doubt for name in trained for doubt in _check_training(job, name)]
 
 
 def check_pictures(job: Job) -> None:
@@ -84,10 +86,10 @@ def _check_method(key: str, weights: str, method: str) -> None:
         raise WeightsError(f"{key}: {weights} has weights of {found}, not of {method}")
 
 
-def _check_training(job: Job, name: str) -> None:
-    """Makes the network of a training, whose label maps may still be to come."""
+def _check_training(job: Job, name: str) -> Sequence[str]:
+    """Makes the network of a training, whose label maps may still be to come; says its doubts."""
     ids = {item.id for item in job.items}
     try:
-        TRAININGS[name].prepare(job.recipe_of(name), coming=ids)
+        return TRAININGS[name].prepare(job.recipe_of(name), coming=ids).doubts
     except (InputError, UsageError, WeightsError) as error:
         raise type(error)(f"{name}: {error}") from error
