@@ -1,7 +1,14 @@
 import numpy as np
+import PIL.Image
 import pytest
 
-from maskhone.data.davis import find_davis_sequences, load_davis_frame
+from maskhone.data.davis import (
+    DavisObjects,
+    find_davis_sequences,
+    find_davis_void,
+    list_davis_objects,
+    load_davis_frame,
+)
 from maskhone.errors import InputError, UsageError
 from maskhone.metrics.video import SequenceScores
 from maskhone.pipelines.evaluate_davis import evaluate_davis
@@ -52,6 +59,49 @@ def test_objects_are_joined(davis):
     _, second = load_davis_frame(frame, objects=(2,))
     assert every.sum() == 64 + 60
     assert second.sum() == 60
+
+
+def draw_void(davis):
+    """Marks a strip of the second frame's object 2 as void."""
+    path = davis / "Annotations" / "480p" / "dogs" / "00001.png"
+    label = np.array(PIL.Image.open(path))
+    label[16:18, 10:20] = 255
+    PIL.Image.fromarray(label).save(path)
+
+
+def test_255_beside_object_numbers_is_void(davis):
+    draw_void(davis)
+    dogs, bus = find_davis_sequences(davis, names=("dogs", "bus"))
+    assert list_davis_objects(dogs) == DavisObjects(numbers=(1, 2), has_void=True)
+    assert list_davis_objects(bus) == DavisObjects(numbers=(255,), has_void=False)
+    assert load_davis_frame(dogs.frames[1])[1].sum() == 64 + 40
+    assert [find_davis_void(frame).sum() for frame in dogs.frames] == [0, 20]
+
+
+class Cut(Bright):
+    """Calls the rows from 16 to 18 background."""
+
+    def segment(self, image):
+        scores = super().segment(image)
+        scores[:, 16:18] = np.array([1, 0])[:, None, None]
+        return scores
+
+
+@pytest.mark.parametrize("segmenter", [Bright(), Cut()])
+def test_what_is_predicted_where_it_is_void_does_not_count(davis, segmenter):
+    """As background, 20 of 124 pixels were wrong for one; as foreground, for the other."""
+    draw_void(davis)
+    first, second = evaluate_davis(segmenter, davis, {"dogs": 1})["frames"]
+    assert second["j"] > 0.95
+    assert (first["j"] > 0.95) == (type(segmenter) is Bright)
+
+
+def test_objects_that_no_frame_has_are_refused(davis):
+    with pytest.raises(InputError, match="bus: no frame has object 1; its label maps hold 255"):
+        evaluate_davis(Bright(), davis, {"bus": 1}, objects={"bus": (1,)})
+    draw_void(davis)
+    with pytest.raises(InputError, match="object 255; its label maps hold 1, 2, and 255, which is"):
+        evaluate_davis(Bright(), davis, {"dogs": 1}, objects={"dogs": (255,)})
 
 
 def test_scores_are_by_frame_and_by_sequence(davis):

@@ -94,6 +94,25 @@ def test_probabilities_are_cut_at_one_half_whatever_the_class(davis):
         assert score_davis(davis / "P", davis / "D", classes=classes).rows[0]["j"] == 1
 
 
+def test_grey_masks_of_0_and_1_are_masks_where_the_folder_holds_no_label_maps(davis, caplog):
+    for i in range(2):
+        PIL.Image.fromarray(draw((1, 2))).save(davis / "P" / "bus" / f"{i:05}.png")
+    assert score_davis(davis / "P", davis / "D", classes=["bus=6"]).rows[0]["j"] == 1
+    assert caplog.text.count("taken as masks, not as label 1") == 1
+    PIL.Image.fromarray(draw((1, 2), (6, 16))).save(davis / "P" / "dogs" / "00000.png")
+    assert score_davis(davis / "P", davis / "D", classes=["bus=6"]).rows[0]["j"] == 0
+    assert score_davis(davis / "P", davis / "D", classes=["bus=1"]).rows[0]["j"] == 1
+
+
+def test_objects_that_no_frame_has_are_said_and_left_out(davis):
+    report = score_davis(davis / "P", davis / "D", classes=["bus=bus:1", "dogs=dog:1,2"])
+    assert [row["sequence"] for row in report.rows] == ["dogs", "mean"]
+    assert len(report.problems) == 1
+    assert "bus: no frame has object 1; its label maps hold 255" in report.problems[0]
+    with pytest.raises(InputError, match="no frame has object 1"):
+        score_davis(davis / "P", davis / "D", classes=["bus=bus:1"])
+
+
 def test_masks_of_one_bit_are_masks_and_no_labels(davis):
     for i in range(2):
         PIL.Image.fromarray(draw((1, 2)).astype(bool)).save(davis / "P" / "bus" / f"{i:05}.png")

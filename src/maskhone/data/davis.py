@@ -1,14 +1,16 @@
 """DAVIS 2016 and 2017: video sequences with a label map for each frame.
 
 Layout: `JPEGImages/480p/SEQUENCE/00000.jpg`, `Annotations/480p/SEQUENCE/00000.png`, and lists in
-`ImageSets`. Label maps hold object numbers; those of 2016 hold 0 and 255. Source: RWS section 7;
-Perazzi et al., CVPR 2016; Pont-Tuset et al., 2017.
+`ImageSets`. Label maps hold object numbers; those of 2016 hold 0 and 255. Beside object numbers 255
+is void: neither object nor background. Source: RWS section 7; Perazzi et al., CVPR 2016; Pont-Tuset
+et al., 2017.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from maskhone.contracts import Image, describe_size_mismatch
 from maskhone.data.images import read_image, read_label_map
 from maskhone.data.splits import read_ids
 from maskhone.errors import InputError
+from maskhone.ops.masks import IGNORE_LABEL
 
 Year = Literal["2016", "2017"]
 RESOLUTION = "480p"
@@ -43,6 +46,19 @@ class DavisSequence:
 
     name: str
     frames: tuple[DavisFrame, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DavisObjects:
+    """What the label maps of a sequence hold.
+
+    Attributes:
+        numbers: of the objects in any frame, ascending; 255 alone is one.
+        has_void: 255 is in a frame beside other numbers in that or others.
+    """
+
+    numbers: tuple[int, ...]
+    has_void: bool
 
 
 def find_davis_sequences(
@@ -84,7 +100,7 @@ def load_davis_frame(
 
     Args:
         frame: from `find_davis_sequences`.
-        objects: numbers of the objects, joined; empty joins all.
+        objects: numbers of the objects, joined; empty joins all of this frame.
 
     Raises:
         InputError: a file cannot be read, or sizes differ.
@@ -93,7 +109,40 @@ def load_davis_frame(
     if labels.shape != image.shape[:2]:
         said = describe_size_mismatch(image.shape[:2], labels.shape)
         raise InputError(f"{frame.truth_path} does not fit {frame.image_path}: {said}")
-    return image, np.isin(labels, objects) if objects else labels != 0
+    return image, np.isin(labels, objects or _list_numbers(labels))
+
+
+def find_davis_void(frame: DavisFrame) -> NDArray[np.bool_]:
+    """Reads where a frame of a sequence with `has_void` is void.
+
+    Raises:
+        InputError: the label map cannot be read.
+    """
+    return np.asarray(read_label_map(frame.truth_path) == IGNORE_LABEL)
+
+
+def list_davis_objects(sequence: DavisSequence) -> DavisObjects:
+    """Reads all label maps of a sequence for the numbers in them.
+
+    Those that cannot be read are passed over: `load_davis_frame` says what is wrong.
+    """
+    found: set[int] = set()
+    for frame in sequence.frames:
+        with suppress(InputError):
+            found.update(np.unique(read_label_map(frame.truth_path)).tolist())
+    numbers = _list_numbers(np.array(sorted(found)))
+    return DavisObjects(numbers=numbers, has_void=bool(found - {0, *numbers}))
+
+
+def _list_numbers(labels: NDArray[Any]) -> tuple[int, ...]:
+    """Lists object numbers; 255 is one only where there are no others.
+
+    Example:
+        >>> _list_numbers(np.array([0, 255])), _list_numbers(np.array([0, 1, 2, 255]))
+        ((255,), (1, 2))
+    """
+    found = [int(number) for number in np.unique(labels) if number]
+    return tuple(n for n in found if n != IGNORE_LABEL or len(found) == 1)
 
 
 def _read_list(root: Path, split: str, year: Year, resolution: str) -> list[str]:

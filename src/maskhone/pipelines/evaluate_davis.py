@@ -4,6 +4,7 @@ Source: RWS section 7; its authors published pictures of such videos, but no sco
 """
 
 import csv
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 from maskhone.contracts import FOREGROUND, Image, Segmenter, describe_size_mismatch
 from maskhone.data.davis import (
     DavisFrame,
+    DavisObjects,
     DavisSequence,
     Year,
     find_davis_sequences,
+    find_davis_void,
+    list_davis_objects,
     load_davis_frame,
 )
 from maskhone.data.files import replace_when_done
@@ -27,6 +31,8 @@ from maskhone.data.voc import VOC_CLASSES
 from maskhone.errors import InputError, UsageError
 from maskhone.metrics.video import SequenceScores
 from maskhone.ops.masks import IGNORE_LABEL
+
+logger = logging.getLogger(__name__)
 
 BoolMask = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
@@ -153,7 +159,8 @@ def score_davis(
         classes: what videos show: `SEQUENCE=CLASS`, or `SEQUENCE=CLASS:1,3` where only these
             objects are of the class; a number, or a name of VOC. A network needs it for each
             sequence. Label maps (palette pictures, or grey ones with numbers up to 20) are scored
-            at that label, or else wherever they are not 0.
+            at that label, or else wherever they are not 0. Grey ones of 0 and 1 are masks
+            where all of the folder are masks.
         on_progress: called with finished and planned frames.
 
     Raises:
@@ -236,16 +243,47 @@ def make_reader(folder: Path, shown: Mapping[str, Shown]) -> Predict:
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of SEQUENCE/00000.png, or a weight file")
 
+    are_masks: list[bool] = []  # found out once, and where it matters only
+
     def predict(sequence: DavisSequence, frame: DavisFrame, image: Image) -> BoolMask:
         path = folder / sequence.name / f"{frame.number}.png"
         if not path.is_file():
             raise InputError(f"{path}: no such mask")
-        mask = _read_mask(path, shown.get(sequence.name))
+        one = shown.get(sequence.name)
+        if one is not None and _may_be_either(path):
+            if not are_masks:
+                are_masks.append(_holds_masks(folder))
+            one = None if are_masks[0] else one
+        mask = _read_mask(path, one)
         if mask.shape != image.shape[:2]:
             raise InputError(f"{path}: {describe_size_mismatch(image.shape[:2], mask.shape)}")
         return mask
 
     return predict
+
+
+def _may_be_either(path: Path) -> bool:
+    """Says whether a picture may be a mask of 0 and 1, or a label map with nothing but label 1."""
+    numbers = read_label_map(path)
+    return bool(numbers.max(initial=0) == 1) and _is_mask(path)
+
+
+def _holds_masks(folder: Path) -> bool:
+    """Says whether all pictures of a folder are masks, and warns that they are taken as such."""
+    if not all(map(_is_mask, sorted(folder.glob("*/*.png")))):
+        return False
+    logger.warning(
+        "%s: its grey pictures of 0 and 1 are taken as masks, not as label 1; save label maps with "
+        "a palette",
+        folder,
+    )
+    return True
+
+
+def _is_mask(path: Path) -> bool:
+    """Says whether a picture is grey and holds 0 and 1, or 0 and 255, alone."""
+    found = read_mask(path)
+    return found.label_map is None and found.kind.is_binary
 
 
 def _read_mask(path: Path, shown: Shown | None) -> BoolMask:
@@ -300,18 +338,36 @@ def _score(
     scores, problems = SequenceScores(), []
     total, done = sum(len(sequence.frames) for sequence in sequences), 0
     for sequence in sequences:
-        objects = shown[sequence.name].objects if sequence.name in shown else ()
+        asked = shown[sequence.name].objects if sequence.name in shown else ()
+        held = list_davis_objects(sequence)
+        lacking = [number for number in asked if number not in held.numbers]
+        if lacking:
+            problems.append(_describe_lack(sequence, lacking[0], held))
+            done += len(sequence.frames)
+            continue
         for frame in sequence.frames:
             done += 1
             try:
-                image, target = load_davis_frame(frame, objects=objects)
+                image, target = load_davis_frame(frame, objects=asked or held.numbers)
                 prediction = predict(sequence, frame, image)
+                if held.has_void:
+                    prediction = prediction & ~find_davis_void(frame)
                 scores.update(sequence.name, frame.number, prediction, target)
             except InputError as error:
                 problems.append(str(error))
             if on_progress is not None:
                 on_progress(done, total)
     return scores, problems
+
+
+def _describe_lack(sequence: DavisSequence, number: int, held: DavisObjects) -> str:
+    """Says that no frame has an object, which would score 0 whatever is predicted."""
+    known = ", ".join(map(str, held.numbers)) or "none"
+    void = ", and 255, which is void beside them" if held.has_void else ""
+    return (
+        f"{sequence.name}: no frame has object {number}; its label maps hold {known}{void}; the "
+        "sequence is left out"
+    )
 
 
 def _write_frames(path: Path, rows: Sequence[dict[str, Any]]) -> None:
