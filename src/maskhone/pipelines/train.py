@@ -1,5 +1,6 @@
 """Training from a recipe file."""
 
+import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,7 +52,9 @@ def train_recipe(
     if not resume and not dry_run and (output / "checkpoint.pt").exists():
         raise UsageError(f"{output}: holds a run already; go on with --resume or name another")
     weights = train(table, out_dir=output, resume=resume, dry_run=dry_run, on_progress=on_progress)
-    return _say_in_order(recipe) if dry_run else f"wrote {weights}"
+    if dry_run:
+        return _say_in_order(recipe)
+    return f"wrote {weights}" + (_say_ending(output) if method in HOST_TRAININGS else "")
 
 
 def _train_pipeline(
@@ -113,6 +116,12 @@ def _find_trainer(method: Any, recipe: Path) -> Callable[..., Path]:
             f"{recipe}: method is {method!r}; can be trained: {', '.join(list_trainable())}"
         )
     return found.train
+
+
+def _say_ending(output: Path) -> str:
+    """Says why the rounds of a training ended."""
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    return f"; rounds ended: {report['ended']}"
 
 
 def _say_in_order(recipe: Path) -> str:

@@ -24,6 +24,7 @@ from maskhone.methods.rws.training_set import (
     find_items,
     load_item,
 )
+from maskhone.pipelines.train import train_recipe
 
 
 def read_report(out_dir):
@@ -205,6 +206,49 @@ def test_shuffled_maps_are_those_of_other_pictures(recipe, pictures):
     own = train(recipe, out_dir=pictures / "own")
     other = train({**recipe, "assignment": "shuffled"}, out_dir=pictures / "other")
     assert not same(read_weights(own), read_weights(other))
+
+
+def test_maps_of_one_picture_alone_are_not_shuffled_but_left_out(recipe, pictures, caplog):
+    """Else the placebo would be the picture's own maps."""
+    (pictures / "one.txt").write_text("p0\n")
+    table = {**recipe, "train_list": str(pictures / "one.txt"), "share_form": "const:0.5"}
+    with caplog.at_level(logging.WARNING):
+        train({**table, "assignment": "shuffled"}, out_dir=pictures / "other")
+    assert read_report(pictures / "other")["mixing-1"]["pictures"] == 1
+    assert "p0 is the only picture into which anything is mixed" in caplog.text
+    one, three = (
+        torch.load(pictures / "other" / f"stage-{n}" / "network.pt", weights_only=True)
+        for n in (1, 3)
+    )
+    assert same(one, three)
+
+
+@pytest.mark.parametrize("id", ["p3", "p5"])  # to train on, to score
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_labels_of_other_classes_are_found_before_anything_is_trained(
+    recipe, pictures, id, dry_run
+):
+    label = np.array(PIL.Image.open(pictures / "labels" / f"{id}.png"))
+    label[30, 40] = 3
+    PIL.Image.fromarray(label).save(pictures / "labels" / f"{id}.png")
+    with pytest.raises(InputError, match=rf"{id}\.png: has label 3, but num_classes is 3"):
+        train(recipe, out_dir=pictures / "run", dry_run=dry_run)
+    assert not (pictures / "run").exists()
+
+
+def test_the_search_for_slices_counts_pictures(recipe, pictures):
+    told = []
+    train(recipe, out_dir=pictures / "run", on_progress=lambda *counts: told.append(counts))
+    search = [(n, 5) for n in range(1, 6)]
+    assert sum(told[i : i + 5] == search for i in range(len(told))) == 2
+
+
+def test_the_command_says_why_the_rounds_ended(recipe, pictures):
+    path = pictures / "own.toml"
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in recipe.items()))
+    said = train_recipe(path, pictures / "run", options={"pretrain_epochs": 2, "epochs": 1})
+    ended = read_report(pictures / "run")["ended"]
+    assert said == f"wrote {pictures / 'run' / 'tiny.rws.safetensors'}; rounds ended: {ended}"
 
 
 def test_the_previous_stage_can_be_the_start(recipe, pictures):

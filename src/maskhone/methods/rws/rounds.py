@@ -5,7 +5,7 @@ L layers, H, W the picture. Source: RWS sections 4, 5 and 6.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from maskhone.methods.rws.fusion import (
     list_needed_cells,
     make_mixing_maps,
 )
-from maskhone.methods.rws.slices import Slice, SliceConfig, find_weak_slices
+from maskhone.methods.rws.slices import Slice, SliceConfig, count_coverage, find_weak_slices
 from maskhone.methods.rws.store import MixWriter
 from maskhone.methods.rws.training_set import (
     LabelledData,
@@ -107,13 +107,20 @@ def find_class_heat(
     return ClassHeat(heat=heat, prediction=prediction)
 
 
-def find_all_slices(sight: Sight, network: nn.Module, items: Sequence[LabelledItem]) -> list[Slice]:
+def find_all_slices(
+    sight: Sight,
+    network: nn.Module,
+    items: Sequence[LabelledItem],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Slice]:
     """Finds the weak slices of each picture and class, in the order of the pictures.
 
-    Pictures too small for windows have none.
+    Pictures too small for windows have none. `on_progress` gets finished and planned pictures.
     """
     slices: list[Slice] = []
     for number, item in enumerate(items):
+        if on_progress is not None:
+            on_progress(number + 1, len(items))
         image, label = sight.read(item)
         if min(label.shape) * sight.slicing.slice_step_share < 1:
             continue
@@ -252,13 +259,11 @@ def measure_foreground(
 
 def describe_slices(slices: Sequence[Slice]) -> dict[str, Any]:
     """Sums up slices: how many, in how many pictures, of which classes, how well covered."""
-    coverage = [one.coverage for one in slices]
-    counts, _ = np.histogram(coverage, bins=10, range=(0, 1))
     return {
         "slices": len(slices),
         "pictures": len({one.id for one in slices}),
         "classes": {str(k): v for k, v in sorted(Counter(s.class_index for s in slices).items())},
-        "coverage_in_tenths": counts.tolist(),
+        "coverage_in_tenths": count_coverage(slices),
     }
 
 

@@ -4,7 +4,7 @@ H, W the picture, K windows, rows first. Source: RWS section 4.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -222,6 +222,18 @@ def find_weak_slices(
         )
         for k in numbers
     ]
+
+
+def count_coverage(slices: Iterable[Slice]) -> list[int]:
+    """Counts slices by coverage: below 0.1, below 0.2 and so on; the last tenth holds 1, too.
+
+    Example:
+        >>> some = [Slice(id="a", class_index=1, number=0, box=(0, 0, 9, 9), coverage=0.25)]
+        >>> count_coverage(some)
+        [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    """
+    counts, _ = np.histogram([one.coverage for one in slices], bins=10, range=(0, 1))
+    return [int(count) for count in counts]
 
 
 def _keep_weakest(

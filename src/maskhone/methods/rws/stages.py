@@ -235,6 +235,13 @@ def _make_mixing(run: Run, network: nn.Module, store: MixStore | None) -> Mixing
     if store is None:
         return None
     ids = store.ids
+    if run.config.assignment == "shuffled" and len(ids) == 1:
+        logger.warning(
+            "%s is the only picture into which anything is mixed: there is no other whose maps it "
+            "could get (assignment is shuffled), so nothing is mixed",
+            ids[0],
+        )
+        return None
     turned = dict(zip(ids, [*ids[1:], *ids[:1]], strict=True))
     return Mixing(
         store=store,

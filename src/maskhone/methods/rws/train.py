@@ -41,6 +41,7 @@ from maskhone.methods.rws.store import MixStore, is_finished, load_slices, save_
 from maskhone.methods.rws.training_set import (
     LabelledData,
     LabelledItem,
+    check_labels,
     find_items,
     keep_items_with_classes,
     load_item,
@@ -73,8 +74,10 @@ def train(
             `StageConfig` and `Schedule`. What is left out is as published.
         out_dir: receives all of it.
         resume: go on where a stopped run in `out_dir` was.
-        dry_run: find the data, read one picture, build the network, look for its layers; then stop.
-        on_progress: called with finished and planned steps.
+        dry_run: find the data, read one picture and all label maps, build the network, look for
+            its layers; then stop.
+        on_progress: called with finished and planned steps; in the search for weak slices, with
+            pictures.
 
     Raises:
         UsageError: an unknown key, keys that contradict each other, an unknown layer, or `out_dir`
@@ -91,6 +94,7 @@ def train(
     network = start_network(identity, seed=schedule.seed)
     measure_outputs(network.eval(), layers, stage.crop_px)
     load_item(items[0], data, identity.num_classes)
+    check_labels([*items, *held], data, identity.num_classes)
     device = choose_device(schedule.device)
     if dry_run:
         return path
@@ -157,11 +161,9 @@ def improve(run: Run) -> nn.Module:
 def find_slices(run: Run, network: nn.Module, cycle: int) -> list[Slice]:
     """Finds the weak slices of all pictures, or reads those that a stopped run has found."""
     path = run.out_dir / f"cycle-{cycle}" / "slices.jsonl"
-    slices = (
-        load_slices(path)
-        if path.exists()
-        else load_slices(save_slices(path, find_all_slices(run.sight, network, run.items)))
-    )
+    if not path.exists():
+        save_slices(path, find_all_slices(run.sight, network, run.items, run.on_progress))
+    slices = load_slices(path)
     run.note(**{f"slices-{cycle}": describe_slices(slices)})
     logger.info("round %d: %d weak slices", cycle, len(slices))
     return slices

@@ -145,18 +145,10 @@ def load_item(
     Raises:
         InputError: a file cannot be read, sizes differ, or a label is too high.
     """
-    image, label = read_image(item.image_path), read_voc_labels(item.label_path)
+    image, label = read_image(item.image_path), _read_labels(item.label_path, data, num_classes)
     if label.shape != image.shape[:2]:
         said = describe_size_mismatch(image.shape[:2], label.shape)
         raise InputError(f"{item.label_path} does not fit {item.image_path}: {said}")
-    is_void = label == IGNORE_LABEL
-    highest = int(label[~is_void].max(initial=0)) + data.label_shift
-    if highest >= num_classes:
-        raise InputError(
-            f"{item.label_path}: has label {highest}, but num_classes is {num_classes}, so labels "
-            f"are 0 to {num_classes - 1}, and 255 for void; set num_classes, or mend the map"
-        )
-    label = np.where(is_void, label, label + np.uint8(data.label_shift)).astype(np.uint8)
     if data.picture_px and min(label.shape) > data.picture_px:
         scale = data.picture_px / min(label.shape)
         size_hw = tuple(max(round(side * scale), 1) for side in label.shape)
@@ -164,6 +156,28 @@ def load_item(
     if all_classes:
         return image, _keep_classes(label, data.pretrain_classes, ignores_void=True)
     return image, choose_classes(label, data)
+
+
+def check_labels(items: Sequence[LabelledItem], data: LabelledData, num_classes: int) -> None:
+    """Reads all label maps once, so that no training stops in mid-epoch for one of them.
+
+    Raises:
+        InputError: one cannot be read, or has a label that the network does not.
+    """
+    for path in dict.fromkeys(item.label_path for item in items):
+        _read_labels(path, data, num_classes)
+
+
+def _read_labels(path: Path, data: LabelledData, num_classes: int) -> LabelMap:
+    label = read_voc_labels(path)
+    is_void = label == IGNORE_LABEL
+    highest = int(label[~is_void].max(initial=0)) + data.label_shift
+    if highest >= num_classes:
+        raise InputError(
+            f"{path}: has label {highest}, but num_classes is {num_classes}, so labels are 0 to "
+            f"{num_classes - 1}, and 255 for void; set num_classes, or mend the map"
+        )
+    return np.where(is_void, label, label + np.uint8(data.label_shift)).astype(np.uint8)
 
 
 def choose_classes(label: LabelMap, data: LabelledData) -> LabelMap:
