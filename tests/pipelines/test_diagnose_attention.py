@@ -67,6 +67,18 @@ def test_the_table_has_a_row_for_each_class_and_stage(scene):
     assert load_slices(scene / "out" / "slices.jsonl") == report.slices
 
 
+def test_the_table_counts_weak_slices_by_coverage(scene):
+    report = diagnose(scene)
+    for row in report.classes:
+        own = [one.coverage for one in report.slices if one.class_index == row["class"]]
+        tenths = [sum(int(c * 10) == tenth for c in own) for tenth in range(10)]
+        assert row["coverage_in_tenths"] == tenths
+        assert sum(tenths) == row["slices"]
+        line = [str(number) for number in (row["class"], *tenths)]
+        assert line in [text.split() for text in to_text(report).splitlines()]
+    assert report.slices
+
+
 def test_pictures_show_the_object_and_nothing_else(scene):
     diagnose(scene)
     for i, name in enumerate(LAYERS, start=1):

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskhone.data.files import replace_when_done
 from maskhone.methods.rws.attention import Heat
-from maskhone.methods.rws.slices import Slice
+from maskhone.methods.rws.slices import Slice, count_coverage
 from maskhone.methods.rws.store import save_slices
 
 
@@ -24,7 +24,8 @@ class AttentionReport:
             over the class's label; `best`, the share of its pixels where no layer attends more;
             `heat`, the mean heat.
         classes: one for each class: `class`, `pictures`, `pixels`, `iou` of the prediction,
-            `slices` that are weak, and of these `persistent`.
+            `slices` that are weak, of these `persistent`, and `coverage_in_tenths`: how many of the
+            weak ones are covered 0 to 0.1, 0.1 to 0.2 and so on.
         slices: the weak slices; the persistent ones are those that were weak before, too.
         persistent: see `slices`.
         problems: a line for each picture that could not be used.
@@ -95,6 +96,7 @@ def sum_up(
                 "iou": round(tally.shared / tally.either, 4),
                 "slices": weak[index],
                 "persistent": lasting[index],
+                "coverage_in_tenths": count_coverage(s for s in slices if s.class_index == index),
             }
         )
     return AttentionReport(
@@ -136,4 +138,9 @@ def to_text(report: AttentionReport) -> str:
             f"{row['class']:>5}  {row['pictures']:>8} {row['pixels']:>9}  {row['iou']:.3f} "
             f"{row['slices']:>12} {row['persistent']:>11}"
         )
+    ends = "".join(f"{tenth / 10:7.1f}" for tenth in range(1, 11))
+    lines += ["", "weak slices by coverage, up to", f"class{ends}"]
+    for row in report.classes:
+        counts = "".join(f"{count:7}" for count in row["coverage_in_tenths"])
+        lines.append(f"{row['class']:>5}{counts}")
     return "\n".join(lines) + "\n"
