@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -100,3 +102,12 @@ def test_matting_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymatting", None)
     with pytest.raises(MissingExtraError, match=r"maskhone\[matting\]"):
         MattingRefiner()
+
+
+def test_matting_leaves_the_number_of_threads_alone():
+    code = (
+        "import torch; from maskhone.methods.classic.matting import import_pymatting; "
+        "import_pymatting(); assert torch.get_num_threads() == 1, torch.get_num_threads()"
+    )
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], env=alone, check=True)

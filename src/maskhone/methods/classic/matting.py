@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image, Scores
@@ -136,9 +137,11 @@ def import_pymatting() -> ModuleType:
     Raises:
         MissingExtraError: it is not installed.
     """
+    n_threads = torch.get_num_threads()
     try:
         import pymatting
     except ImportError as error:
         raise MissingExtraError("pymatting", extra="matting") from error
+    torch.set_num_threads(n_threads)  # numba sets OpenMP to all cores, whatever was asked for
     module: ModuleType = pymatting
     return module
