@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,7 @@ Item = TypeVar("Item")
 
 _QUEUED = 4  # items per process that wait; more would only take memory
 _QUEUED_MADE = 1  # likewise, where something large was made for each
+_PATIENCE_S = 1.0  # for a signal that other processes have had already
 
 
 def count_processes(asked: int) -> int:
@@ -116,6 +118,7 @@ def _do_in_processes(
                     future.result()
                     yield
         except BrokenProcessPool as error:
+            time.sleep(_PATIENCE_S)  # Ctrl-C may have reached the processes before this one
             raise MaskhoneError(
                 "a process that worked on pictures was ended from outside, probably because memory "
                 f"ran out; use fewer than {processes} processes, or smaller pictures; what is done "
