@@ -15,6 +15,7 @@ import maskhone
 from maskhone import cli
 from maskhone.engine.weights import load_weights
 from maskhone.errors import UsageError
+from maskhone.methods.classic.guided import GuidedRefiner
 from maskhone.ops.masks import near_outline
 from maskhone.pipelines.coarse import make_coarse_files
 from maskhone.pipelines.evaluate import evaluate_files
@@ -195,6 +196,25 @@ def test_a_negative_band_is_misuse(run_cli, folders):
     said = run_cli("refine", *paths, "--method", "guided", "--band", -3)
     assert said.code == 2
     assert "-3 px" in said.err
+
+
+@pytest.mark.parametrize(
+    "words", [["--guard", "on"], ["--guard", "--resume"], ["--guard", "--band", 3]], ids=str
+)
+def test_another_guard_is_misuse_in_one_line(run_cli, folders, words):
+    paths = [folders.images, folders.masks, "-o", folders.out]
+    said = run_cli("refine", *paths, "--method", "guided", *words)
+    assert said.code == 2
+    assert len(said.err.strip().splitlines()) == 1
+    assert "off, safe, strict" in said.err
+
+
+def test_the_guard_says_what_it_undid(run_cli, folders, monkeypatch):
+    monkeypatch.setattr(GuidedRefiner, "refine", lambda self, image, masks: masks * 0)
+    paths = [folders.images / "a.png", folders.masks / "a.png", "-o", folders.out / "o.png"]
+    assert "a.png: the guard undid 100 %" in run_cli("refine", *paths, "--method", "guided").out
+    said = run_cli("refine", *paths, "--method", "guided", "--guard", "off")
+    assert "the guard" not in said.out
 
 
 def test_methods_without_patches_refuse_a_limit_of_them(run_cli, folders):

@@ -1,10 +1,13 @@
 """`import maskhone`: what is there, and what goes in is what comes out."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 import maskhone
 from maskhone.errors import InputError, MaskhoneError, UsageError, WeightsError
+from maskhone.methods.classic.guided import GuidedRefiner
 
 KINDS = {
     "bool": lambda disc: disc,
@@ -62,15 +65,40 @@ def test_a_shifted_disc_is_moved_back(photo, disc):
 
 
 def test_weights_are_taken_from_a_path(photo, disc, bpr_weights):
-    refined = maskhone.refine(photo, disc, weights=bpr_weights, device="cpu", dtype="fp32")
+    options = {"device": "cpu", "dtype": "fp32", "guard": "off"}
+    refined = maskhone.refine(photo, disc, weights=bpr_weights, **options)
     assert refined.dtype == np.bool_
     assert not np.array_equal(refined, disc)
 
 
-def test_guard_gives_back_a_mask_that_would_be_ruined(photo, disc, bpr_weights):
-    refined = maskhone.refine(photo, disc, weights=bpr_weights, device="cpu", guard=True)
-    both = np.count_nonzero(refined & disc) / np.count_nonzero(refined | disc)
-    assert both >= 0.7
+@pytest.fixture
+def ruinous(monkeypatch):
+    """Makes a method one that returns empty masks."""
+    monkeypatch.setattr(GuidedRefiner, "refine", lambda self, image, masks: masks * 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"guard": "safe"}, {"guard": "strict"}], ids=str)
+def test_a_mask_that_would_be_ruined_is_kept(photo, disc, ruinous, options):
+    np.testing.assert_array_equal(maskhone.refine(photo, disc, method="guided", **options), disc)
+
+
+def test_without_a_guard_a_mask_can_be_ruined(photo, disc, ruinous):
+    assert not maskhone.refine(photo, disc, method="guided", guard="off").any()
+
+
+@pytest.mark.parametrize("guard", [True, False, "Safe", "", 1])
+def test_other_words_than_the_three_are_refused(photo, disc, guard):
+    with pytest.raises(UsageError, match="off, safe, strict"):
+        maskhone.refine(photo, disc, method="guided", guard=guard)
+
+
+@pytest.mark.parametrize("method", ["prn", "perimeterfit"])
+def test_methods_that_mend_no_outlines_have_no_guard(photo, disc, prn_weights, method):
+    weights = prn_weights if method == "prn" else None
+    refine = partial(maskhone.refine, photo, disc, method=method, weights=weights, device="cpu")
+    np.testing.assert_array_equal(refine(), refine(guard="off"))
+    with pytest.raises(UsageError, match=f"{method} does not mend outlines"):
+        refine(guard="safe")
 
 
 @pytest.mark.parametrize(

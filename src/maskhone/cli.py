@@ -52,6 +52,13 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
+def _check_guard(word: str | None) -> str | None:
+    """Refuses another word before the rest is read: `--guard` alone takes in what follows it."""
+    from maskhone.ops.guard import check_guard
+
+    return None if word is None else check_guard(word)
+
+
 @app.callback()
 def _common(
     _version: Annotated[
@@ -89,8 +96,14 @@ def refine(
         Path | None, typer.Option(help="COCO json whose `images` name the files of image ids.")
     ] = None,
     guard: Annotated[
-        bool, typer.Option(help="Keep the coarse mask where the refined one strays.")
-    ] = False,
+        str | None,
+        typer.Option(
+            metavar="off|safe|strict",
+            callback=_check_guard,
+            help="Keep the coarse mask where the refined one is not trusted. Default: safe; off "
+            "for prn and perimeterfit.",
+        ),
+    ] = None,
     band_px: Annotated[
         int,
         typer.Option(
@@ -145,7 +158,7 @@ def refine(
             format=format,
             logits=logits,
             image_list=image_list,
-            guard=guard,
+            guard=guard,  # type: ignore[arg-type]
             band_px=band_px,
             max_patches=max_patches,
             binary=binary,

@@ -117,7 +117,7 @@ def test_without_resume_everything_is_done_again(folders):
     assert refine(folders).refined == 3
 
 
-@pytest.mark.parametrize("other", [{"method": "grabcut"}, {"binary": True}, {"guard": True}])
+@pytest.mark.parametrize("other", [{"method": "grabcut"}, {"binary": True}, {"guard": "strict"}])
 def test_resume_with_other_settings_is_refused(folders, other):
     refine(folders)
     with pytest.raises(UsageError, match=next(iter(other))):
@@ -147,13 +147,13 @@ def test_comparisons_and_probabilities_are_written(folders, tmp_path, list_files
     assert read(tmp_path / "out-scores" / "a.png").dtype == np.uint16
 
 
-def test_a_bad_method_ruins_the_masks(folders, empties):
-    refine(folders)
+def test_without_a_guard_a_bad_method_ruins_the_masks(folders, empties):
+    refine(folders, guard="off")
     assert not read(folders.out / "a.png").any()
 
 
-def test_guard_keeps_the_coarse_masks(folders, empties):
-    refine(folders, guard=True)
+def test_by_default_the_guard_keeps_the_coarse_masks(folders, empties):
+    refine(folders)
     np.testing.assert_array_equal(read(folders.out / "a.png"), read(folders.masks / "a.png"))
 
 
@@ -247,7 +247,7 @@ def stop_after_first_image(results):
 
 
 def test_guard_keeps_the_coarse_entries(results, empties):
-    refine(results, guard=True)
+    refine(results)
     coarse = from_rle(results.entries[0]["segmentation"], size_hw=(40, 48))
     after = from_rle(read_entries(results)[0]["segmentation"], size_hw=(40, 48))
     np.testing.assert_array_equal(after, coarse)

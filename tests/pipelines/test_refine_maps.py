@@ -140,6 +140,7 @@ def test_a_method_that_looks_at_pictures_says_so(refine, maps, tmp_path):
         ({"format": "cityscapes"}, "without pictures"),
         ({"compare": "x.png"}, "picture"),
         ({"method": "nope"}, "nope"),
+        ({"guard": "safe"}, "prn does not mend outlines"),
     ],
 )
 def test_misuse_without_pictures_is_told(refine, maps, tmp_path, options, word):
@@ -159,14 +160,14 @@ def test_the_maps_are_never_overwritten(refine, maps):
     assert "inside" in refine(maps, maps / "out").err
 
 
-def test_scores_guard_resume_and_dry_run_work_without_pictures(refine, maps, tmp_path, list_files):
+def test_scores_resume_and_dry_run_work_without_pictures(refine, maps, tmp_path, list_files):
     out = tmp_path / "out"
     assert "would refine the masks of 4" in refine(maps, out, **{"dry-run": True}).out
     assert not out.exists()
-    assert refine(maps, out, scores=True, guard=True).code == 0
+    assert refine(maps, out, scores=True).code == 0
     assert "a8.png" in list_files(tmp_path / "out-scores")
     (out / "one.npy").unlink()
-    said = refine(maps, out, scores=True, guard=True, resume=True)
+    said = refine(maps, out, scores=True, resume=True)
     assert "1 pictures refined, 3 done before" in said.out
     single = refine(maps / "a8.png", tmp_path / "o.png", binary=True, **{"dry-run": True})
     assert "would refine" in single.out

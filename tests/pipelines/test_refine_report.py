@@ -88,7 +88,7 @@ def test_one_picture(report_of, folders, refined_by_a_column):
     (facts,) = page.facts
     assert facts["before_px"] == facts["after_px"] == 317
     assert facts["added_px"] == facts["removed_px"] == 21
-    assert facts["kept"] is None
+    assert facts["kept"] == 0
 
 
 def test_a_folder(report_of, folders):
@@ -142,16 +142,22 @@ def test_maps_without_pictures(report_of, tmp_path, disc, prn_weights, is_folder
 
 def test_what_the_guard_kept_is_told(report_of, folders, monkeypatch):
     monkeypatch.setattr(GuidedRefiner, "refine", lambda self, image, masks: masks * 0)
-    page = report_of(folders.images, folders.masks, folders.out, guard=True)
+    page = report_of(folders.images, folders.masks, folders.out)
     assert [(f["kept"], f["share"]) for f in page.facts] == [(1.0, 0.0)] * 3
     assert (page.run["summary"]["kept"], page.run["summary"]["changed"]) == (3, 0)
+
+
+def test_without_a_guard_nothing_is_told_of_one(report_of, folders):
+    page = report_of(folders.images, folders.masks, folders.out, guard="off")
+    assert [f["kept"] for f in page.facts] == [None] * 3
+    assert page.run["summary"]["guarded"] == 0
 
 
 def test_the_summary_counts(report_of, folders, refined_by_a_column):
     summary = report_of(folders.images, folders.masks, folders.out).run["summary"]
     assert summary == {
         "masks": 3, "pictures": 3, "changed": 3, "median_share": round(42 / 317, 5),
-        "guarded": 0, "kept": 0,
+        "guarded": 3, "kept": 0,
     }  # fmt: skip
 
 
@@ -162,11 +168,12 @@ def test_what_failed_is_told(report_of, folders):
     assert "b.png" in page.run["problems"][0]
 
 
-def test_the_command_asks_for_the_same_run(run_cli, folders, tmp_path):
+@pytest.mark.parametrize("guard", ["off", "safe", "strict"])
+def test_the_command_asks_for_the_same_run(run_cli, folders, tmp_path, guard):
     path = tmp_path / "report of.html"
     first = run_cli(
         "refine", folders.images, folders.masks, "-o", folders.out, "--method", "guided",
-        "--guard", "--band", 3, "--option", "radius_px=2", "--binary", "--report", path,
+        "--guard", guard, "--band", 3, "--option", "radius_px=2", "--binary", "--report", path,
     )  # fmt: skip
     assert first.code == 0, first.err
     before = Page(path)

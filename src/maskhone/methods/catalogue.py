@@ -6,6 +6,7 @@ so that listing them needs no torch.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
@@ -28,6 +29,8 @@ class Method:
         published: the authors' files and our names for them.
         import_checkpoint: converts one of those files, or None.
         needs_picture: whether it looks at the picture, or at the scores alone.
+        is_guarded: whether it mends outlines, which is what the guard judges; without, the guard
+            is off.
     """
 
     summary: str
@@ -40,6 +43,7 @@ class Method:
     published: Mapping[str, str] = field(default_factory=dict)
     import_checkpoint: Callable[..., Path] | None = None
     needs_picture: bool = True
+    is_guarded: bool = True
 
 
 def load(
@@ -78,7 +82,7 @@ def load(
         raise UsageError(f"batch size is {batch_size}; expected 1 or more")
     method = METHODS[name]
     if weights is not None and not method.uses_weights:
-        raise UsageError(f"{name} uses no weights, but was given {weights}; leave them out")
+        raise UsageError(f"{name} takes no weights, but was given {weights}; leave them out")
     if weights is None and method.uses_weights:
         weights = method.bundled
         if not weights:
@@ -285,6 +289,21 @@ def _load_matting(**options: Any) -> Refiner:
     return _load_weight_free(MattingRefiner(), **options)
 
 
+def _load_auto(
+    *, weights: None, device: str, dtype: str, batch_size: int, **options: Any
+) -> Refiner:
+    """Refuses a bad device or dtype at once, though its methods are loaded when first needed."""
+    from maskhone.engine.infer import choose_device, choose_dtype
+    from maskhone.methods.auto.config import AutoConfig
+    from maskhone.methods.auto.refine import AutoRefiner
+
+    choose_dtype(dtype, choose_device(device))
+    return AutoRefiner(
+        config=_with_options(AutoConfig(), options),
+        load=partial(load, device=device, dtype=dtype, batch_size=batch_size),
+    )
+
+
 def _load_weight_free(
     default: Any, *, weights: None, device: str, dtype: str, batch_size: int, **options: Any
 ) -> Refiner:
@@ -377,12 +396,14 @@ METHODS: dict[str, Method] = {
         },
         import_checkpoint=_import_prn,
         needs_picture=False,
+        is_guarded=False,
     ),
     "perimeterfit": Method(
         summary="PerimeterFit: weighs scores by whether the picture's own segments agree",
         needs="nothing but scikit-image (the extra wsss); seconds per picture",
         use_when="soft maps such as class activation maps; masks of only 0 and 1 stay as they are",
         load=_load_perimeterfit,
+        is_guarded=False,
     ),
     "guided": Method(
         summary="guided filter: snaps a soft mask to the edges of the picture",
@@ -407,5 +428,11 @@ METHODS: dict[str, Method] = {
         needs="nothing but PyMatting (the extra matting)",
         use_when="any kind of object, thin ones too, when the coarse mask is off by little",
         load=_load_matting,
+    ),
+    "auto": Method(
+        summary="tries guided, matting, crf, grabcut and bpr on each mask and says what it took",
+        needs="nothing; matting is tried where PyMatting is installed (the extra matting)",
+        use_when="you do not know which; --option seconds=5 limits the time per picture",
+        load=_load_auto,
     ),
 }

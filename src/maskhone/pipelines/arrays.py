@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskhone.contracts import FOREGROUND, Image, Refiner, Scores, check_image, check_masks
+from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
 from maskhone.errors import UsageError
-from maskhone.methods.catalogue import load
-from maskhone.ops.guard import keep_coarse_beyond_band, keep_coarse_where_strayed
+from maskhone.methods.auto.refine import AutoRefiner
+from maskhone.methods.catalogue import METHODS, load
+from maskhone.ops.guard import (
+    Guard,
+    check_guard,
+    guard_masks,
+    keep_coarse_beyond_band,
+    share_given_back,
+)
 from maskhone.ops.masks import from_scores, to_scores
 
 
@@ -39,7 +46,7 @@ def refine(
     weights: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    guard: bool = False,
+    guard: Guard | None = None,
     band_px: int = 0,
     **options: Any,
 ) -> NDArray[Any]:
@@ -53,7 +60,9 @@ def refine(
         weights: a weight file, or the name of bundled weights.
         device: `auto`, `cpu`, `cuda`, ...
         dtype: `auto`, `fp32`, `bf16`, `fp16`.
-        guard: keep the coarse mask where the refined one strays.
+        guard: `off`, `safe` or `strict`: keep the coarse mask where the refined one is not
+            trusted. None is `safe`, or `off` for methods that do not mend outlines (prn,
+            perimeterfit).
         band_px: when positive, change nothing further than this from the coarse outline.
         options: fields of the method's configuration.
 
@@ -62,7 +71,7 @@ def refine(
 
     Raises:
         InputError: image and mask do not fit, or hold something else.
-        UsageError: unknown method, device, dtype or option.
+        UsageError: unknown method, device, dtype, guard or option.
 
     Example:
         >>> import numpy as np
@@ -70,6 +79,7 @@ def refine(
         >>> refine(image, np.zeros((8, 8), dtype=bool), method="guided").any()
         np.False_
     """
+    guard = choose_guard(method, guard)
     check_image(image)
     scores, kind = to_scores(mask)
     stack = scores[None] if scores.ndim == 2 else scores
@@ -82,26 +92,61 @@ def refine(
 
 
 def refine_scores(
-    refiner: Refiner, image: Image, masks: Scores, *, guard: bool = False, band_px: int = 0
+    refiner: Refiner, image: Image, masks: Scores, *, guard: Guard = "safe", band_px: int = 0
 ) -> Refined:
     """Refines checked `(N, H, W)` scores, keeping the coarse mask where asked and needed."""
     check_band(band_px)
+    check_guard(guard)
+    if isinstance(refiner, AutoRefiner):
+        return _choose_scores(refiner, image, masks, guard=guard, band_px=band_px)
     refined = refiner.refine(image, masks)
     if band_px:
         refined = keep_coarse_beyond_band(masks, refined, band_px=band_px)
-    if not guard:
+    if guard == "off":
         return Refined(scores=refined)
-    guarded = keep_coarse_where_strayed(masks, refined)
-    return Refined(scores=guarded, kept=_share_given_back(masks, refined, guarded))
+    guarded = guard_masks(image, masks, refined, guard=guard)
+    return Refined(scores=guarded, kept=share_given_back(masks, refined, guarded))
 
 
-def _share_given_back(coarse: Scores, refined: Scores, guarded: Scores) -> NDArray[np.float64]:
-    """Measures, for each mask, which share of its changed pixels a guard gave back."""
-    before, after, result = (scores > FOREGROUND for scores in (coarse, refined, guarded))
-    changed = np.count_nonzero(before != after, axis=(1, 2))
-    given_back = np.count_nonzero((before != after) & (before == result), axis=(1, 2))
-    shares: NDArray[np.float64] = given_back / np.maximum(changed, 1)
-    return shares
+def _choose_scores(
+    refiner: AutoRefiner, image: Image, masks: Scores, *, guard: Guard, band_px: int
+) -> Refined:
+    """Refines by a committee, which guards what it chooses and says why it chose it."""
+    choices = refiner.choose_each(image, masks, guard=guard)
+    scores = np.array([choice.scores for choice in choices], dtype=np.float32).reshape(masks.shape)
+    if band_px:
+        scores = keep_coarse_beyond_band(masks, scores, band_px=band_px)
+    kept = np.array([choice.kept for choice in choices], dtype=np.float64)
+    return Refined(
+        scores=scores,
+        kept=None if guard == "off" else kept,
+        notes=tuple(choice.note for choice in choices),
+    )
+
+
+def find_usual_guard(method: str) -> Guard:
+    """Returns the guard of a method when none is asked for."""
+    return "safe" if method not in METHODS or METHODS[method].is_guarded else "off"
+
+
+def choose_guard(method: str, guard: Guard | None) -> Guard:
+    """Returns the guard that was asked for, or the method's usual one.
+
+    Raises:
+        UsageError: not one of the three words, or a guard for a method that it cannot judge.
+
+    Example:
+        >>> choose_guard("bpr", None), choose_guard("prn", None)
+        ('safe', 'off')
+    """
+    if guard is None:
+        return find_usual_guard(method)
+    if check_guard(guard) != "off" and find_usual_guard(method) == "off":
+        raise UsageError(
+            f"{method} does not mend outlines, which is what the guard judges; leave the guard "
+            f"out, or off, instead of {guard}"
+        )
+    return guard
 
 
 def check_band(band_px: int) -> None:

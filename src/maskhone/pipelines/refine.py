@@ -10,7 +10,8 @@ from typing import Any
 
 from maskhone.errors import InputError, UsageError
 from maskhone.methods.catalogue import METHODS
-from maskhone.pipelines.arrays import check_band
+from maskhone.ops.guard import Guard
+from maskhone.pipelines.arrays import check_band, choose_guard
 from maskhone.pipelines.refine_coco import refine_coco
 from maskhone.pipelines.refine_folder import (
     refine_big,
@@ -35,7 +36,7 @@ def refine_files(
     format: str = "auto",
     logits: bool = False,
     image_list: Path | None = None,
-    guard: bool = False,
+    guard: Guard | None = None,
     band_px: int = 0,
     max_patches: int | None = None,
     binary: bool = False,
@@ -65,7 +66,9 @@ def refine_files(
         format: `auto`, `folder`, `coco`, `cityscapes` or `big`; auto goes by what `masks` is.
         logits: float arrays hold logits, and become probabilities by a sigmoid.
         image_list: COCO json whose `images` name the files of image ids.
-        guard: keep the coarse mask where the refined one strays.
+        guard: `off`, `safe` or `strict`: keep the coarse mask where the refined one is not
+            trusted. None is `safe`, or `off` for methods that do not mend outlines (prn,
+            perimeterfit).
         band_px: when positive, change nothing further than this from the coarse outline.
         max_patches: at most this many full-size patches per object, for methods that have this
             option; bounds the time that large pictures take.
@@ -101,7 +104,7 @@ def refine_files(
             method=method,
             weights=weights,
             logits=logits,
-            guard=guard,
+            guard=choose_guard(method, guard),
             band_px=band_px,
             binary=binary,
             scores=scores,

@@ -1,10 +1,12 @@
 """Refining one mask file, with its picture or without one."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from maskhone.contracts import FOREGROUND, Image
 from maskhone.data.images import MaskFile, read_mask, read_pair, write_mask
 from maskhone.data.score_maps import make_blank_image
+from maskhone.pipelines.arrays import Refined
 from maskhone.pipelines.figure import write_comparison
 from maskhone.pipelines.refine_run import RefineReport, Run, scores_path, write_classes
 
@@ -40,7 +42,17 @@ def _refine_mask_file(
     write_classes(run, Path(output.stem), output.with_suffix(""), mask_file, refined)
     if run.compare is not None:
         write_comparison(run.compare, image, mask_file.scores, refined)
-    run.report_masks(name, run.name_masks(mask_file), picture, mask_file.scores, result)
+    names = run.name_masks(mask_file)
+    run.report_masks(name, names, picture, mask_file.scores, result)
     changed = ((refined > FOREGROUND) != (mask_file.scores > FOREGROUND)).any(axis=0).mean()
     line = f"wrote {written} ({100 * changed:.2f} % of the pixels changed)"
-    return RefineReport(lines=(line,), refined=1)
+    return RefineReport(lines=(line, *_describe(names, result)), refined=1)
+
+
+def _describe(names: Sequence[str], result: Refined) -> Iterator[str]:
+    """Says in a line for each mask what was chosen for it, or that the guard undid changes."""
+    for index, name in enumerate(names):
+        if result.notes:
+            yield f"{name}: {result.notes[index]}"
+        elif result.kept is not None and result.kept[index] > 0:
+            yield f"{name}: the guard undid {100 * result.kept[index]:.0f} % of the changes"

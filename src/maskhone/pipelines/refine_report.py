@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskhone.errors import UsageError
+from maskhone.pipelines.arrays import find_usual_guard
 from maskhone.pipelines.refine_run import RefineReport, Run
 from maskhone.pipelines.report_html import ReportWriter
 
@@ -61,9 +62,11 @@ def run_with_report(run: Run, path: Path, refine: Callable[[Run], RefineReport])
 
 def write_command(run: Run, report: Path | None = None) -> str:
     """Writes the command line that asks for the same run; usual values are left out."""
+    guard = run.settings.guard
     inputs = [run.images] if run.images == run.masks else [run.images, run.masks]
     values: dict[str, Any] = {
         **asdict(run.settings),
+        "guard": None if guard == find_usual_guard(run.settings.method) else guard,
         "format": run.format,
         "image_list": run.image_list,
         "recompute_boxes": run.recompute_boxes,

@@ -1,6 +1,7 @@
 """What every form of refining shares: the run, its jobs one after another, and what it did."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from maskhone.data.files import replace_when_done
 from maskhone.data.images import MaskFile, write_image
 from maskhone.errors import MaskhoneError, UsageError
 from maskhone.methods.catalogue import load
+from maskhone.ops.guard import Guard
 from maskhone.ops.masks import choose_classes, to_steps
 from maskhone.pipelines.arrays import Refined, refine_scores
 from maskhone.pipelines.figure import write_comparison
@@ -25,6 +27,8 @@ RUN_FILE = ".maskhone-run.json"
 """In an output folder: the settings of the run, so that --resume does not mix two."""
 
 Progress = Callable[[int, int], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class Settings:
     method: str
     weights: str | None
     logits: bool
-    guard: bool
+    guard: Guard
     band_px: int
     binary: bool
     scores: bool
@@ -112,7 +116,9 @@ class Run:
         coarse: Scores,
         refined: Refined,
     ) -> None:
-        """Adds the masks of one picture to the report, where one was asked for."""
+        """Adds the masks of one picture to the report, where one was asked for; logs the notes."""
+        for name, note in zip(names, refined.notes, strict=False):
+            _log.info("%s: %s: %s", picture, name, note)
         if self.report is None:
             return
         for index, name in enumerate(names):
