@@ -32,21 +32,31 @@ from maskhone.pipelines.evaluate import evaluate_files
 from maskhone.pipelines.refine import refine_files
 
 METHODS: dict[str, dict[str, Any]] = {  # rows of the table -> what `refine_files` is told
-    "bpr": {"method": "bpr"},
-    "bpr --guard": {"method": "bpr", "guard": True},
-    "segrefiner-lite": {"method": "segrefiner-lite"},
-    "segrefiner-lite --guard": {"method": "segrefiner-lite", "guard": True},
-    "guided": {"method": "guided"},
-    "grabcut": {"method": "grabcut"},
-    "crf": {"method": "crf"},
-    "matting": {"method": "matting"},
-    "perimeterfit": {"method": "perimeterfit"},
+    "bpr": {"method": "bpr", "guard": "off"},
+    "bpr --guard safe": {"method": "bpr", "guard": "safe"},
+    "segrefiner-lite": {"method": "segrefiner-lite", "guard": "off"},
+    "segrefiner-lite --guard safe": {"method": "segrefiner-lite", "guard": "safe"},
+    "guided": {"method": "guided", "guard": "off"},
+    "grabcut": {"method": "grabcut", "guard": "off"},
+    "crf": {"method": "crf", "guard": "off"},
+    "matting": {"method": "matting", "guard": "off"},
+    "perimeterfit": {"method": "perimeterfit", "guard": "off"},
+    "auto": {"method": "auto", "guard": "safe"},
 }
 VARIANTS: dict[str, dict[str, Any]] = {  # run only when named
-    "bpr, one pass": {"method": "bpr", "options": {"coarsest_side_px": 0}},
-    "bpr, binary input": {"method": "bpr", "options": {"mask_input": "binary"}},
+    "bpr --guard strict": {"method": "bpr", "guard": "strict"},
+    "segrefiner-lite --guard strict": {"method": "segrefiner-lite", "guard": "strict"},
+    "guided --guard safe": {"method": "guided", "guard": "safe"},
+    "grabcut --guard safe": {"method": "grabcut", "guard": "safe"},
+    "crf --guard safe": {"method": "crf", "guard": "safe"},
+    "matting --guard safe": {"method": "matting", "guard": "safe"},
+    "auto --guard off": {"method": "auto", "guard": "off"},
+    "auto --guard strict": {"method": "auto", "guard": "strict"},
+    "bpr, one pass": {"method": "bpr", "guard": "off", "options": {"coarsest_side_px": 0}},
+    "bpr, binary input": {"method": "bpr", "guard": "off", "options": {"mask_input": "binary"}},
     "segrefiner-lite, nearest": {
         "method": "segrefiner-lite",
+        "guard": "off",
         "options": {"picks_nearest": True},
     },
 }
@@ -207,15 +217,19 @@ def merge(
     known["about"]["limit"] = arguments.limit
     of_set = known.setdefault("sets", {}).setdefault(name, {})
     of_set["coarse"], of_set[method] = rows["before"], rows["after"]
-    order = ["coarse", *METHODS, *VARIANTS]
     known["sets"] = {
-        each: dict(sorted(known["sets"][each].items(), key=lambda item: order.index(item[0])))
-        for each in [*SETS, COCO]
-        if each in known["sets"]
+        each: sort_rows(known["sets"][each]) for each in [*SETS, COCO] if each in known["sets"]
     }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(known, indent=1) + "\n")
     write_masks(path.with_name(f"{path.stem}_masks.csv"), name, method, masks)
+
+
+def sort_rows(rows: dict[str, Any]) -> dict[str, Any]:
+    """Puts the rows of a set into the order of the table; those of former names come last."""
+    order = ["coarse", *METHODS, *VARIANTS]
+    places = {name: place for place, name in enumerate(order)}
+    return dict(sorted(rows.items(), key=lambda item: places.get(item[0], len(order))))
 
 
 if __name__ == "__main__":
