@@ -31,6 +31,15 @@ class Refiner(Protocol):
 
 
 @runtime_checkable
+class LooksAgain(Protocol):
+    """A refiner that knows ways to refine the same masks that should give the same answer."""
+
+    def look_again(self, image: Image, masks: Scores) -> list[Scores]:
+        """Returns refined scores of the same shape, one for each way."""
+        ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """A base model: makes class scores from an image alone."""
 

@@ -292,14 +292,17 @@ def _load_matting(**options: Any) -> Refiner:
 def _load_auto(
     *, weights: None, device: str, dtype: str, batch_size: int, **options: Any
 ) -> Refiner:
-    """Refuses a bad device or dtype at once, though its methods are loaded when first needed."""
+    """Refuses what cannot work at once, though its methods are loaded when first needed."""
     from maskhone.engine.infer import choose_device, choose_dtype
     from maskhone.methods.auto.config import AutoConfig
     from maskhone.methods.auto.refine import AutoRefiner
 
     choose_dtype(dtype, choose_device(device))
+    config: AutoConfig = _with_options(AutoConfig(), options)
+    if "matting" in config.names:
+        load("matting")  # its package may be missing
     return AutoRefiner(
-        config=_with_options(AutoConfig(), options),
+        config=config,
         load=partial(load, device=device, dtype=dtype, batch_size=batch_size),
     )
 
@@ -430,8 +433,8 @@ METHODS: dict[str, Method] = {
         load=_load_matting,
     ),
     "auto": Method(
-        summary="tries guided, matting, crf, grabcut and bpr on each mask and says what it took",
-        needs="nothing; matting is tried where PyMatting is installed (the extra matting)",
+        summary="asks bpr, and where that is unsure crf and grabcut too; says what it chose",
+        needs="bundled weights",
         use_when="you do not know which; --option seconds=5 limits the time per picture",
         load=_load_auto,
     ),

@@ -1,4 +1,4 @@
-"""Several refined masks of one object, and which of them to take."""
+"""Several refiners of one object: one that is sure decides alone, the others put it to the vote."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image
-from maskhone.ops.guard import Guard, guard_masks, share_given_back
+from maskhone.ops.guard import Guard, Opinion, form_opinion, put_to_vote
+from maskhone.ops.guided_filter import guide_masks
+from maskhone.ops.looks import Looks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,7 +19,7 @@ class Choice:
     Attributes:
         scores: `(H, W)` in [0, 1].
         note: one line: what was chosen and why.
-        kept: share of the changed pixels that the guard gave back, in [0, 1].
+        kept: share, in [0, 1], of the pixels that any member changed and that stayed as they were.
     """
 
     scores: NDArray[np.float32]
@@ -26,60 +28,83 @@ class Choice:
 
 
 def choose(
-    image: Image,
-    coarse: NDArray[np.float32],
-    candidates: Mapping[str, NDArray[np.float32]],
-    *,
-    guard: Guard = "safe",
+    image: Image, coarse: NDArray[np.float32], members: Mapping[str, Looks], *, guard: Guard
 ) -> Choice:
-    """Takes the candidate that agrees best with the others and the coarse mask, and guards it.
+    """Takes the refined mask of the member that is surest; where none is sure, all vote.
 
-    Agreement is the mean IoU, masks cut at one half; of equals the first is taken. The rule is
-    ours: methods of different kinds seldom make the same mistake.
+    The rule is ours; what makes a member sure, and its voice in a vote, are told in `ops/guard.py`.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
         coarse: `(H, W)` scores.
-        candidates: `(H, W)` scores by the name of the method, at least one.
-        guard: of the candidate that was chosen; see `maskhone.ops.guard`.
+        members: looks at this mask by the name of the method, none or more. The guided filter and
+            the coarse mask vote in any case.
+        guard: how sure is sure; `off` takes the answer of the first member.
 
     Example:
         >>> image, coarse = np.zeros((1, 4, 3), np.uint8), np.ones((1, 4), np.float32)
-        >>> candidates = {"wild": coarse * 0, "tame": coarse}
-        >>> choose(image, coarse, candidates).note
-        'tame, which is nearest to wild and the coarse mask (mean IoU 0.50)'
+        >>> wild = Looks(scores=(coarse * 0, coarse))
+        >>> choice = choose(image, coarse, {"wild": wild}, guard="safe")
+        >>> choice.scores.tolist(), choice.kept
+        ([[1.0, 1.0, 1.0, 1.0]], 1.0)
     """
-    cut = {name: scores > FOREGROUND for name, scores in candidates.items()}
-    agreement = {
-        name: _mean_agreement(mask, [coarse > FOREGROUND, *_leave_out(cut, name).values()])
-        for name, mask in cut.items()
-    }
-    name = max(agreement, key=lambda each: agreement[each])
-    stack, chosen = coarse[None], candidates[name][None]
-    guarded = guard_masks(image, stack, chosen, guard=guard)
-    kept = float(share_given_back(stack, chosen, guarded)[0])
-    note = _explain(name, list(_leave_out(cut, name)), agreement[name], kept)
-    return Choice(scores=guarded[0], note=note, kept=kept)
+    if guard == "off":
+        return _take_first(image, coarse, members)
+    opinions = {name: form_opinion(image, coarse, looks) for name, looks in members.items()}
+    return choose_from_opinions(image, coarse, opinions, guard=guard)
 
 
-def _leave_out(masks: Mapping[str, NDArray[np.bool_]], name: str) -> dict[str, NDArray[np.bool_]]:
-    return {other: mask for other, mask in masks.items() if other != name}
-
-
-def _mean_agreement(mask: NDArray[np.bool_], others: list[NDArray[np.bool_]]) -> float:
-    return sum(_agreement(mask, other) for other in others) / len(others)
-
-
-def _agreement(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Measures the IoU of two masks; two empty ones agree."""
-    either = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / either if either else 1.0
-
-
-def _explain(name: str, others: list[str], agreement: float, kept: float) -> str:
-    if others:
-        why = f"{name}, which is nearest to {', '.join(others)} and the coarse mask"
+def choose_from_opinions(
+    image: Image, coarse: NDArray[np.float32], opinions: Mapping[str, Opinion], *, guard: Guard
+) -> Choice:
+    """Does what `choose` does, of looks whose signs were read before."""
+    if guard == "off":
+        members = {name: opinion.looks for name, opinion in opinions.items()}
+        return _take_first(image, coarse, members)
+    surest = find_surest(opinions, guard=guard)
+    if surest is None:
+        scores = put_to_vote(image, coarse, list(opinions.values()), guard=guard)
+        why = _explain_vote(opinions)
     else:
-        why = f"{name}, the only method that ran"
-    said = f"{why} (mean IoU {agreement:.2f})"
-    return f"{said}; the guard undid {100 * kept:.0f} % of its changes" if kept else said
+        opinion = opinions[surest]
+        scores = opinion.looks.mean()
+        why = f"{surest}, which is sure here (trust {opinion.trust:.2f})"
+        if opinion.signs is None:
+            why = f"{surest}, which changes nothing"
+    kept = _share_kept(coarse, opinions, scores)
+    undone = f"; {100 * kept:.0f} % of the changes were undone" if kept else ""
+    return Choice(scores=scores, note=f"{why}{undone}", kept=kept)
+
+
+def find_surest(opinions: Mapping[str, Opinion], *, guard: Guard) -> str | None:
+    """Returns which of those that are sure has the greatest trust, the first of equals."""
+    sure = [name for name, opinion in opinions.items() if opinion.is_sure(guard)]
+    return max(sure, key=lambda name: opinions[name].trust, default=None)
+
+
+def _take_first(image: Image, coarse: NDArray[np.float32], members: Mapping[str, Looks]) -> Choice:
+    for name, looks in members.items():
+        return Choice(scores=looks.scores[0], note=f"{name}, without a guard")
+    note = "guided, as no other method ran, without a guard"
+    return Choice(scores=guide_masks(image, coarse[None])[0], note=note)
+
+
+def _explain_vote(opinions: Mapping[str, Opinion]) -> str:
+    if not opinions:
+        return "a vote of the guided filter and the coarse mask, as no other method ran"
+    voters = ", ".join(f"{name} (voice {each.voice:.2f})" for name, each in opinions.items())
+    asked = {name: each for name, each in opinions.items() if each.looks.can_be_trusted}
+    doubts = ", ".join(f"{name} (trust {each.trust:.2f})" for name, each in asked.items())
+    why = f"; not sure here: {doubts}" if doubts else ""
+    return f"a vote of {voters} and the guided filter{why}"
+
+
+def _share_kept(
+    coarse: NDArray[np.float32], opinions: Mapping[str, Opinion], scores: NDArray[np.float32]
+) -> float:
+    before = coarse > FOREGROUND
+    changed = np.zeros_like(before)
+    for opinion in opinions.values():
+        changed |= (opinion.looks.scores[0] > FOREGROUND) != before
+    stayed = changed & ((scores > FOREGROUND) == before)
+    return float(stayed.sum() / max(int(changed.sum()), 1))

@@ -1,24 +1,100 @@
-"""Keeps the coarse mask where a refined one strays, or where it should not have been touched."""
+"""Keeps the coarse mask where a refined one is not to be trusted.
 
+Nobody tells a refiner whether it knows what it looks at, but it shows. It is asked more than once
+(`ops/looks.py`): the mirrored picture, a pass less. Where it knows the kind of object its answers
+agree, it is certain, and the pixels that change sides go to the side that they look like. An
+object for which that holds gets the mean of the answers. For any other, the change is put to the
+vote pixel by pixel: the refiner, less so the less its answers agree, and the guided filter, which
+knows nothing but edges. What has no clear majority stays as it was.
+
+The rule is ours. `benchmarks/guard.py` chooses its numbers on train lists, and says what they do
+on each set when the others choose them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.errors import UsageError
-from maskhone.ops.masks import near_outline
+from maskhone.ops.guided_filter import guide_masks
+from maskhone.ops.looks import Looks
+from maskhone.ops.masks import near_outline, surround
 
 Guard = Literal["off", "safe", "strict"]
 """How readily the coarse mask is kept: never, where the refined one is not trusted, or sooner."""
 
 GUARDS: tuple[Guard, ...] = get_args(Guard)
 
-LEAST_AGREEMENT = 0.75
-"""Of `safe`. Chosen on train lists by benchmarks/guard.py: nothing is lost where refining helps."""
+TRUST_WEIGHTS = {"unanimity": 6.5, "certainty": 20.0, "likeness": 7.5}
+TRUST_OFFSET = -12.3
+"""A logistic regression on objects of train lists: whether the refined mask is better than the
+vote's, losses counting more than gains (benchmarks/guard.py)."""
 
-STRICT_AGREEMENT = 0.85
-"""Of `strict`. The rule is ours."""
+VOTE_WEIGHTS = {"refined": 2.0, "guided": 2.0, "coarse": 0.1}
+"""Of the votes, each 2 s - 1: a logistic regression on changed pixels of train lists, rounded."""
+
+AGREEMENT_RAMP, CONSISTENCY_RAMP = (0.75, 0.85), (0.8, 0.92)
+"""IoU from where a refiner has no vote to where it has its full one. Ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardRule:
+    """How sure the guard wants to be.
+
+    Attributes:
+        least_trust: probability of being right that an object must have, see `Signs.trust`.
+        majority: what the sum of votes must exceed for a pixel to change sides.
+    """
+
+    least_trust: float
+    majority: float
+
+
+RULES = {
+    "safe": GuardRule(least_trust=0.5, majority=0.5),
+    "strict": GuardRule(least_trust=0.9, majority=1.0),
+}
+"""Ours; benchmarks/guard.py says what they give."""
+
+_WINDOW_PX = 97
+"""Side of the window in which the colours of both sides are averaged: an object's surroundings,
+but not all of the picture. Ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signs:
+    """What tells whether a refined mask is to be trusted; of all, more is better.
+
+    Attributes:
+        agreement: IoU of the refined mask and the coarse one, in [0, 1].
+        consistency: the least IoU of the refined mask and one of the other looks, in [0, 1].
+        unanimity: share of the changed pixels that all looks have on the same side, in [0, 1].
+        certainty: mean of |2 s - 1| over the changed pixels, s the score in the mean of the looks.
+        likeness: how much more the changed pixels look like the side they joined than like the
+            one they left, in [-1, 1]; see `_compare_colours`.
+    """
+
+    agreement: float
+    consistency: float
+    unanimity: float
+    certainty: float
+    likeness: float
+
+    @property
+    def trust(self) -> float:
+        """The probability that the refined object is better than what a vote would make of it."""
+        logit = TRUST_OFFSET + sum(w * getattr(self, name) for name, w in TRUST_WEIGHTS.items())
+        return float(1 / (1 + np.exp(-logit)))
+
+    @property
+    def voice(self) -> float:
+        """The share of its vote that the refiner has, in [0, 1]."""
+        return _rise(self.agreement, AGREEMENT_RAMP) * _rise(self.consistency, CONSISTENCY_RAMP)
 
 
 def check_guard(guard: Any) -> Guard:
@@ -41,7 +117,51 @@ def check_guard(guard: Any) -> Guard:
     return word
 
 
-def guard_masks(image: Image, coarse: Scores, refined: Scores, *, guard: Guard) -> Scores:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opinion:
+    """A refiner's looks at one mask, and what they tell of it.
+
+    Attributes:
+        looks: `(H, W)` scores each.
+        signs: None where no look changes a pixel: then nothing speaks against the refiner.
+    """
+
+    looks: Looks
+    signs: Signs | None
+
+    @property
+    def trust(self) -> float:
+        """See `Signs.trust`."""
+        return 1.0 if self.signs is None else self.signs.trust
+
+    @property
+    def voice(self) -> float:
+        """See `Signs.voice`."""
+        return 1.0 if self.signs is None else self.signs.voice
+
+    def is_sure(self, guard: Guard) -> bool:
+        """Whether the object may have the refined scores as a whole; never without a guard."""
+        is_enough = guard != "off" and self.trust > RULES[guard].least_trust
+        return self.looks.can_be_trusted and is_enough
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What the guard made of one mask.
+
+    Attributes:
+        scores: `(H, W)`; no pixel is on a side on which neither the looks, the coarse nor the
+            guided mask has it.
+        is_trusted: whether the object got the refined scores as a whole.
+        signs: what was seen; None where nothing changed.
+    """
+
+    scores: NDArray[np.float32]
+    is_trusted: bool
+    signs: Signs | None
+
+
+def guard_masks(image: Image, coarse: Scores, looks: Looks, *, guard: Guard) -> Scores:
     """Returns the refined masks, but the coarse ones where the refined are not trusted.
 
     What is given back may be a whole mask or a part of one.
@@ -49,19 +169,183 @@ def guard_masks(image: Image, coarse: Scores, refined: Scores, *, guard: Guard) 
     Args:
         image: `(H, W, 3)` uint8 RGB.
         coarse: `(N, H, W)` scores.
-        refined: `(N, H, W)` scores.
+        looks: of the refiner at the same masks, see `take_looks`.
         guard: `off` trusts everything, `strict` less than `safe`.
 
     Example:
         >>> image = np.zeros((1, 4, 3), dtype=np.uint8)
         >>> coarse = np.ones((1, 1, 4), dtype=np.float32)
-        >>> guard_masks(image, coarse, coarse * 0, guard="safe").tolist()
+        >>> guard_masks(image, coarse, Looks(scores=(coarse * 0, coarse)), guard="safe").tolist()
         [[[1.0, 1.0, 1.0, 1.0]]]
     """
     if guard == "off":
-        return refined
-    least = STRICT_AGREEMENT if guard == "strict" else LEAST_AGREEMENT
-    return keep_coarse_where_strayed(coarse, refined, least_agreement=least)
+        return looks.scores[0]
+    verdicts = [judge(image, mask, looks.of(i), guard=guard) for i, mask in enumerate(coarse)]
+    guarded = np.array([verdict.scores for verdict in verdicts], dtype=np.float32)
+    return guarded.reshape(coarse.shape)
+
+
+def judge(image: Image, coarse: NDArray[np.float32], looks: Looks, *, guard: Guard) -> Verdict:
+    """Judges the looks of a refiner at one mask.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        coarse: `(H, W)` scores.
+        looks: of this mask alone.
+        guard: `safe` or `strict`.
+    """
+    opinion = form_opinion(image, coarse, looks)
+    if opinion.signs is None:
+        return Verdict(scores=looks.scores[0], is_trusted=True, signs=None)
+    if opinion.is_sure(guard):
+        return Verdict(scores=looks.mean(), is_trusted=True, signs=opinion.signs)
+    scores = put_to_vote(image, coarse, [opinion], guard=guard)
+    return Verdict(scores=scores, is_trusted=False, signs=opinion.signs)
+
+
+def form_opinion(image: Image, coarse: NDArray[np.float32], looks: Looks) -> Opinion:
+    """Reads the signs of one `(H, W)` mask, in the part of the picture that holds it."""
+    window = _surround_changes(coarse, [looks])
+    if window is None:
+        return Opinion(looks=looks, signs=None)
+    answers = np.stack([scores[window] for scores in looks.scores])
+    return Opinion(looks=looks, signs=read_signs(image[window], coarse[window], answers))
+
+
+def put_to_vote(
+    image: Image, coarse: NDArray[np.float32], opinions: Sequence[Opinion], *, guard: Guard
+) -> NDArray[np.float32]:
+    """Puts one `(H, W)` mask to the vote of refiners, each with its voice; see `vote`."""
+    window = _surround_changes(coarse, [opinion.looks for opinion in opinions])
+    scores = coarse.copy()
+    if window is not None:
+        members = [
+            (np.stack([each[window] for each in opinion.looks.scores]), opinion.voice)
+            for opinion in opinions
+        ]
+        majority = RULES[guard].majority
+        scores[window] = vote(image[window], coarse[window], members, majority=majority)
+    return scores
+
+
+def _surround_changes(
+    coarse: NDArray[np.float32], looks: Sequence[Looks]
+) -> tuple[slice, slice] | None:
+    """Returns the part of the picture that holds an object and all that looks make of it.
+
+    None when they leave every pixel on its side; without looks, when there is no object.
+    """
+    before = coarse > FOREGROUND
+    changed = np.zeros_like(before)
+    for look in looks:
+        for scores in look.scores:
+            changed |= (scores > FOREGROUND) != before
+    if looks and not changed.any():
+        return None
+    return surround(changed | before, _WINDOW_PX // 2)
+
+
+def read_signs(image: Image, coarse: NDArray[np.float32], looks: Scores) -> Signs:
+    """Reads the signs of one object from an image, `(H, W)` scores and `(L, H, W)` looks."""
+    before, after = coarse > FOREGROUND, looks > FOREGROUND
+    refined, others = after[0], after[1:]
+    changed = refined != before
+    if not changed.any():  # only other looks changed something
+        changed = (after != before).any(axis=0)
+    certainty = np.abs(2 * average_looks(looks) - 1)
+    return Signs(
+        agreement=_overlap(refined, before),
+        consistency=min(_overlap(refined, other) for other in others),
+        unanimity=float((after == refined).all(axis=0)[changed].mean()),
+        certainty=float(certainty[changed].mean()),
+        likeness=float(_compare_colours(image, before, after)[changed].mean()),
+    )
+
+
+def average_looks(looks: Scores) -> NDArray[np.float32]:
+    """Averages `(L, H, W)` looks; the first, which is what was asked for, counts twice.
+
+    Example:
+        >>> average_looks(np.array([[[1.0]], [[0.25]]], dtype=np.float32)).tolist()
+        [[0.75]]
+    """
+    return np.asarray((looks[0] + looks.sum(axis=0)) / (len(looks) + 1), dtype=np.float32)
+
+
+def vote(
+    image: Image,
+    coarse: NDArray[np.float32],
+    members: Sequence[tuple[Scores, float]],
+    *,
+    majority: float,
+) -> NDArray[np.float32]:
+    """Puts every pixel to the vote of refiners, the guided filter and the coarse mask.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        coarse: `(H, W)` scores.
+        members: `(L, H, W)` looks of each refiner and its voice in [0, 1]; may be empty. Together
+            they have the vote of the one with the strongest voice.
+        majority: a pixel changes sides when the weighted sum exceeds this.
+
+    Returns:
+        `(H, W)` scores: the refined ones where they are on the side that won, else the guided
+        ones, else the coarse ones.
+    """
+    loudest, total = max((v for _, v in members), default=0.0), sum(v for _, v in members)
+    refined = coarse
+    if total > 0:
+        shares = (looks.mean(axis=0) * np.float32(v / total) for looks, v in members)
+        refined = np.clip(sum(shares), 0.0, 1.0).astype(np.float32)
+    guided = guide_masks(image, coarse[None])[0]
+    votes = (
+        VOTE_WEIGHTS["refined"] * loudest * (2 * refined - 1)
+        + VOTE_WEIGHTS["guided"] * (2 * guided - 1)
+        + VOTE_WEIGHTS["coarse"] * (2 * coarse - 1)
+    )
+    inside = np.where(coarse > FOREGROUND, votes > -majority, votes > majority)
+    result = coarse
+    for scores in (guided, refined):  # the last one that is on the side that won
+        result = np.where((scores > FOREGROUND) == inside, scores, result)
+    return result.astype(np.float32)
+
+
+def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Measures the IoU of two masks; two empty ones agree."""
+    either = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / either if either else 1.0
+
+
+def _rise(value: float, ramp: tuple[float, float]) -> float:
+    start, stop = ramp
+    return min(max((value - start) / (stop - start), 0.0), 1.0)
+
+
+def _compare_colours(
+    image: Image, before: NDArray[np.bool_], after: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Says from -1 to 1 how much more pixels look like the side they are on now than the other.
+
+    A pixel's colour, in CIE Lab, is compared with the means of what all looks and the coarse mask
+    have inside, and outside, in a window around it; 0 where either has no such pixels.
+    """
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = np.asarray(cv2.GaussianBlur(lab, (0, 0), 1.0), dtype=np.float32)
+    settled = (after == before).all(axis=0)
+    away = []
+    for side in (settled & ~before, settled & before):
+        weight = _add_up(side.astype(np.float32))[..., None]
+        mean = _add_up(lab * side[..., None]) / np.maximum(weight, 1)
+        distance = np.linalg.norm(lab - mean, axis=2)
+        away.append(np.where(weight[..., 0] > 0, distance, np.nan))
+    outside, inside = away
+    towards = np.nan_to_num((outside - inside) / (outside + inside + 1))
+    return np.asarray(np.where(after[0], towards, -towards), dtype=np.float32)
+
+
+def _add_up(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    size = (_WINDOW_PX, _WINDOW_PX)
+    return np.asarray(cv2.boxFilter(values, cv2.CV_32F, size, normalize=False))
 
 
 def share_given_back(coarse: Scores, refined: Scores, guarded: Scores) -> NDArray[np.float64]:
@@ -85,32 +369,6 @@ def share_given_back(coarse: Scores, refined: Scores, guarded: Scores) -> NDArra
     given_back = np.count_nonzero((before != after) & (before == result), axis=(1, 2))
     shares: NDArray[np.float64] = given_back / np.maximum(changed, 1)
     return shares
-
-
-def keep_coarse_where_strayed(
-    coarse: Scores, refined: Scores, *, least_agreement: float = LEAST_AGREEMENT
-) -> Scores:
-    """Returns the refined masks, but the coarse one of every object whose refined mask strayed.
-
-    A refiner mends outlines. When little of the mask it was given is left in what it returns, the
-    object is of a kind that it does not understand.
-
-    Args:
-        coarse: `(N, H, W)` scores.
-        refined: `(N, H, W)` scores.
-        least_agreement: IoU of the two, each cut at one half, that a refined mask must reach.
-
-    Example:
-        >>> coarse = np.ones((1, 1, 4), dtype=np.float32)
-        >>> refined = np.array([[[1, 0, 0, 0]]], dtype=np.float32)
-        >>> keep_coarse_where_strayed(coarse, refined).tolist()
-        [[[1.0, 1.0, 1.0, 1.0]]]
-    """
-    before, after = coarse > FOREGROUND, refined > FOREGROUND
-    shared = (before & after).sum(axis=(1, 2))
-    either = (before | after).sum(axis=(1, 2))
-    has_strayed = shared < least_agreement * either
-    return np.where(has_strayed[:, None, None], coarse, refined)
 
 
 def keep_coarse_beyond_band(coarse: Scores, refined: Scores, *, band_px: int) -> Scores:

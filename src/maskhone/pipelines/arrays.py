@@ -1,6 +1,6 @@
 """Refining arrays: what goes in is what comes out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,19 @@ from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
 from maskhone.errors import UsageError
 from maskhone.methods.auto.refine import AutoRefiner
 from maskhone.methods.catalogue import METHODS, load
+from maskhone.ops.groups import split_masks
 from maskhone.ops.guard import (
     Guard,
+    Verdict,
     check_guard,
-    guard_masks,
+    judge,
     keep_coarse_beyond_band,
     share_given_back,
 )
+from maskhone.ops.looks import take_looks
 from maskhone.ops.masks import from_scores, to_scores
+
+_COPIES = 6  # of a mask while it is refined: itself moved or mirrored, looks, limited looks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +35,8 @@ class Refined:
         scores: `(N, H, W)` in [0, 1].
         kept: `(N,)` in [0, 1]: the share of the pixels the method changed that the guard gave
             back, 0 where it changed none; None without a guard.
-        notes: a line of text for each mask, such as what was chosen for it and why; or empty.
+        notes: a line of text for each mask: what was made of it and why, empty where nothing
+            changed. None at all without a guard, but for `auto`.
     """
 
     scores: Scores
@@ -99,13 +105,48 @@ def refine_scores(
     check_guard(guard)
     if isinstance(refiner, AutoRefiner):
         return _choose_scores(refiner, image, masks, guard=guard, band_px=band_px)
-    refined = refiner.refine(image, masks)
-    if band_px:
-        refined = keep_coarse_beyond_band(masks, refined, band_px=band_px)
     if guard == "off":
-        return Refined(scores=refined)
-    guarded = guard_masks(image, masks, refined, guard=guard)
-    return Refined(scores=guarded, kept=share_given_back(masks, refined, guarded))
+        refined = refiner.refine(image, masks)
+        return Refined(scores=_limit(masks, refined, band_px))
+    return _guard_scores(refiner, image, masks, guard=guard, band_px=band_px)
+
+
+def _guard_scores(
+    refiner: Refiner, image: Image, masks: Scores, *, guard: Guard, band_px: int
+) -> Refined:
+    """Looks at every mask more than once and keeps of it what the guard trusts."""
+    scores, kept = np.empty_like(masks), np.zeros(len(masks))
+    notes: list[str] = []
+    for here in split_masks(len(masks), masks.shape[1:], copies=_COPIES):
+        group = masks[here]
+        looks = take_looks(refiner, image, group)
+        looks = replace(looks, scores=tuple(_limit(group, s, band_px) for s in looks.scores))
+        for index, mask in enumerate(group):
+            verdict = judge(image, mask, looks.of(index), guard=guard)
+            scores[here][index] = verdict.scores
+            notes.append(_describe(verdict, can_be_trusted=looks.can_be_trusted))
+        scores[here] = _limit(group, scores[here], band_px)  # the guided filter knows of no band
+        kept[here] = share_given_back(group, looks.scores[0], scores[here])
+    notes = [_add_share(note, share) for note, share in zip(notes, kept.tolist(), strict=True)]
+    return Refined(scores=scores, kept=kept, notes=tuple(notes))
+
+
+def _limit(coarse: Scores, refined: Scores, band_px: int) -> Scores:
+    return keep_coarse_beyond_band(coarse, refined, band_px=band_px) if band_px else refined
+
+
+def _describe(verdict: Verdict, *, can_be_trusted: bool) -> str:
+    signs = verdict.signs
+    if signs is None:
+        return ""
+    if verdict.is_trusted:
+        return f"trusted ({signs.trust:.2f})"
+    doubt = f"trust {signs.trust:.2f}, " if can_be_trusted else ""
+    return f"put to the vote ({doubt}voice {signs.voice:.2f})"
+
+
+def _add_share(note: str, kept: float) -> str:
+    return f"{note}; the guard undid {100 * kept:.0f} % of the changes" if kept else note
 
 
 def _choose_scores(
@@ -114,8 +155,7 @@ def _choose_scores(
     """Refines by a committee, which guards what it chooses and says why it chose it."""
     choices = refiner.choose_each(image, masks, guard=guard)
     scores = np.array([choice.scores for choice in choices], dtype=np.float32).reshape(masks.shape)
-    if band_px:
-        scores = keep_coarse_beyond_band(masks, scores, band_px=band_px)
+    scores = _limit(masks, scores, band_px)
     kept = np.array([choice.kept for choice in choices], dtype=np.float64)
     return Refined(
         scores=scores,

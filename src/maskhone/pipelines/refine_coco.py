@@ -1,6 +1,5 @@
 """Refining the segmentations of a COCO or LVIS json."""
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -18,6 +17,7 @@ from maskhone.data.coco import (
 )
 from maskhone.data.images import read_image
 from maskhone.errors import InputError
+from maskhone.ops.groups import split_masks
 from maskhone.pipelines.journal import Journal
 from maskhone.pipelines.refine_run import (
     RefineReport,
@@ -29,8 +29,6 @@ from maskhone.pipelines.refine_run import (
 )
 
 _NAMING = (("id", "id"), ("category", "category_id"))
-PIXELS_AT_ONCE = 64_000_000
-"""Masks of one image are refined in groups of at most this many pixels (256 MB of scores)."""
 
 
 def refine_coco(run: Run) -> RefineReport:
@@ -62,8 +60,9 @@ def _refine_coco_item(
     """Refines the masks of one image in groups that fit into memory; returns what failed."""
     image = read_image(item.image_path)
     problems, name = [], str(item.image_id)
-    for start, group in enumerate(_groups(item.entry_indices, image)):
-        indices, masks, bad = _decode(results, group, image)
+    size_hw = (image.shape[0], image.shape[1])
+    for start, here in enumerate(split_masks(len(item.entry_indices), size_hw)):
+        indices, masks, bad = _decode(results, item.entry_indices[here], image)
         problems += bad
         result = run.refine(image, masks)
         refined = result.scores
@@ -83,12 +82,6 @@ def _name_entry(index: int, entry: Entry) -> str:
     """Names an entry by its place in the json, and by what else tells it from others."""
     known = [f"{word} {entry[key]}" for word, key in _NAMING if key in entry]
     return ", ".join([f"entry {index}", *known])
-
-
-def _groups(indices: tuple[int, ...], image: Image) -> Iterator[tuple[int, ...]]:
-    size = max(PIXELS_AT_ONCE // (image.shape[0] * image.shape[1]), 1)
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
 
 
 def _decode(

@@ -50,9 +50,7 @@ def _refine_mask_file(
 
 
 def _describe(names: Sequence[str], result: Refined) -> Iterator[str]:
-    """Says in a line for each mask what was chosen for it, or that the guard undid changes."""
-    for index, name in enumerate(names):
-        if result.notes:
-            yield f"{name}: {result.notes[index]}"
-        elif result.kept is not None and result.kept[index] > 0:
-            yield f"{name}: the guard undid {100 * result.kept[index]:.0f} % of the changes"
+    """Says in a line for each mask what was made of it and why, where there is something to say."""
+    for name, note in zip(names, result.notes, strict=False):
+        if note:
+            yield f"{name}: {note}"

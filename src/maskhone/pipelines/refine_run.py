@@ -118,7 +118,8 @@ class Run:
     ) -> None:
         """Adds the masks of one picture to the report, where one was asked for; logs the notes."""
         for name, note in zip(names, refined.notes, strict=False):
-            _log.info("%s: %s: %s", picture, name, note)
+            if note:
+                _log.info("%s: %s: %s", picture, name, note)
         if self.report is None:
             return
         for index, name in enumerate(names):

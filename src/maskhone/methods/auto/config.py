@@ -4,9 +4,19 @@ from dataclasses import dataclass
 
 from maskhone.errors import UsageError
 
-START_RATES = {"guided": 0.5, "matting": 1.2, "crf": 1.0, "grabcut": 2.4, "bpr": 6.1}
-"""Methods that can be tried, and what they are reckoned to take until they have run: seconds per
-megapixel of object window. Measured on examples/dog.jpg, one thread of an x86 CPU."""
+START_RATES = {
+    "bpr": 11.0,
+    "segrefiner-lite": 40.0,
+    "guided": 1.5,
+    "matting": 3.6,
+    "crf": 3.0,
+    "grabcut": 7.2,
+}
+"""Methods that can be asked, and what all looks of one are reckoned to take until it has run:
+seconds per megapixel of object window. Measured on examples/dog.jpg, one thread of an x86 CPU."""
+
+CAN_BE_SURE = ("bpr", "segrefiner-lite")
+"""Methods with looks of their own (`LooksAgain`): where one is sure, nobody else is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,15 +24,14 @@ class AutoConfig:
     """Which methods look at a mask, and how long they may take.
 
     Attributes:
-        seconds: for the masks of one picture; methods that do not fit are left out, the dearest
-            first. 0 sets no limit. What is left out depends on how fast the machine is, so with a
-            limit two runs may differ. Loading a method, once, does not count.
-        methods: names with commas between; the first one runs whatever it takes. A method whose
-            package is not installed is left out, and the notes say so.
+        seconds: for the masks of one picture; methods that do not fit with all their looks are
+            left out. 0 sets no limit. What is left out depends on how fast the machine is, so
+            with a limit two runs may differ. Loading a method, once, does not count.
+        methods: names with commas between. Those that can be sure are asked first, in this order.
     """
 
     seconds: float = 0.0
-    methods: str = "guided,matting,crf,grabcut,bpr"
+    methods: str = "bpr,crf,grabcut"
 
     def __post_init__(self) -> None:
         if not self.seconds >= 0:  # true for NaN too

@@ -1,28 +1,26 @@
-"""Runs several methods on every mask, as far as the time goes, and lets a committee choose."""
+"""Asks the methods that can be sure first, and the others about masks of which none is sure."""
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from maskhone.contracts import FOREGROUND, Image, Refiner, Scores
-from maskhone.errors import MissingExtraError
-from maskhone.methods.auto.config import START_RATES, AutoConfig
-from maskhone.ops.committee import Choice, choose
-from maskhone.ops.guard import Guard
+from maskhone.methods.auto.config import CAN_BE_SURE, START_RATES, AutoConfig
+from maskhone.ops.committee import Choice, choose_from_opinions, find_surest
+from maskhone.ops.groups import split_masks
+from maskhone.ops.guard import Guard, Opinion, form_opinion
+from maskhone.ops.looks import Looks, take_looks
 from maskhone.ops.masks import choose_band, surround
 
-PIXELS_AT_ONCE = 64_000_000
-"""Masks are refined in groups so that all their candidates have at most this many pixels (256 MB
-of scores)."""
-
+_LOOKS_AT_MOST = 3  # of a method, see `take_looks`
 _BAND_SHARE, _WINDOW_BANDS = 0.05, 4  # as the classical refiners look around an object
 _WARM_UP_PX = 32
 
 
 class AutoRefiner:
-    """Tries several methods on every mask and takes what the committee chooses.
+    """Asks several methods about every mask and takes what the committee makes of it.
 
     Args:
         config: which methods, and how long they may take.
@@ -41,7 +39,6 @@ class AutoRefiner:
         self.load = load
         self.clock = clock
         self.members: dict[str, Refiner] = {}
-        self.missing: dict[str, str] = {}  # name -> package
         self.measured: dict[str, tuple[float, float]] = {}  # name -> seconds, megapixels
 
     def refine(self, image: Image, masks: Scores) -> Scores:
@@ -56,46 +53,62 @@ class AutoRefiner:
         Args:
             image: `(H, W, 3)` uint8 RGB.
             masks: `(N, H, W)` scores.
-            guard: of what is chosen.
+            guard: how sure is sure; `off` takes the first method that fits into the time.
         """
         areas = [measure_window(scores) for scores in masks]
-        n_at_once = max(PIXELS_AT_ONCE // (len(self.config.names) * image[..., 0].size), 1)
+        copies = _LOOKS_AT_MOST * len(self.config.names)
         choices: list[Choice] = []
-        for start in range(0, len(masks), n_at_once):
-            group, area = masks[start : start + n_at_once], sum(areas[start : start + n_at_once])
-            candidates, left_out = self._run(image, group, area, area / max(sum(areas), 1e-9))
-            for index, coarse in enumerate(group):
-                of_mask = {name: scores[index] for name, scores in candidates.items()}
-                choice = choose(image, coarse, of_mask, guard=guard)
-                choices.append(_with_note(choice, left_out))
+        for here in split_masks(len(masks), masks.shape[1:], copies=copies):
+            time_share = sum(areas[here]) / max(sum(areas), 1e-9)
+            group = Group(
+                image=image,
+                masks=masks[here],
+                megapixels=areas[here],
+                allowed=self.config.seconds * time_share,
+                began=self.clock(),
+            )
+            self._ask_all(group, guard)
+            choices += group.choose(guard)
         return choices
 
-    def _run(
-        self, image: Image, masks: Scores, megapixels: float, time_share: float
-    ) -> tuple[dict[str, Scores], list[str]]:
-        """Runs the methods that fit, cheap ones first; also says which were left out and why."""
-        first, *others = self.config.names
-        allowed = self.config.seconds * time_share
-        began, found, left_out = self.clock(), dict[str, Scores](), list[str]()
-        loading = 0.0
-        for name in (first, *sorted(others, key=self._rate)):
-            spent = self.clock() - began - loading
-            if name != first and not self._fits(spent + self._rate(name) * megapixels, allowed):
-                left_out.append(f"{name} (does not fit into {self.config.seconds:g} s)")
-                continue
-            asked = self.clock()
-            member = self._open(name)
-            ready = self.clock()
-            loading += ready - asked
-            if member is None:
-                left_out.append(f"{name} (needs the package {self.missing[name]})")
-                continue
-            found[name] = member.refine(image, masks)
-            self._measure(name, self.clock() - ready, megapixels)
-        return {name: found[name] for name in self.config.names if name in found}, left_out
+    def _ask_all(self, group: "Group", guard: Guard) -> None:
+        """Asks the methods that fit into the time about the masks that need them."""
+        names = self.config.names
+        everything = range(len(group.masks))
+        if guard == "off":
+            for name in names:
+                if not any(group.opinions):
+                    self._ask(name, group, everything, guard)
+            return
+        for name in names:
+            if name in CAN_BE_SURE:
+                self._ask(name, group, everything, guard)
+        unsure = [i for i in everything if find_surest(group.opinions[i], guard=guard) is None]
+        others = [name for name in names if name not in CAN_BE_SURE]
+        for name in sorted(others, key=self._rate):
+            self._ask(name, group, unsure, guard)
 
-    def _fits(self, seconds: float, allowed: float) -> bool:
-        return self.config.seconds == 0 or seconds <= allowed
+    def _ask(self, name: str, group: "Group", chosen: Sequence[int], guard: Guard) -> None:
+        """Asks one method about some masks, or notes that it does not fit."""
+        if not chosen:
+            return
+        megapixels = sum(group.megapixels[i] for i in chosen)
+        if self.config.seconds > 0:
+            spent = self.clock() - group.began - group.loading
+            if spent + self._rate(name) * megapixels > group.allowed:
+                group.leave_out(f"{name} (does not fit into {self.config.seconds:g} s)", chosen)
+                return
+        asked = self.clock()
+        member = self._open(name)
+        ready = self.clock()
+        group.loading += ready - asked
+        masks = group.masks if len(chosen) == len(group.masks) else group.masks[list(chosen)]
+        if guard == "off":
+            looks = Looks(scores=(member.refine(group.image, masks),))
+        else:
+            looks = take_looks(member, group.image, masks)
+        self._measure(name, self.clock() - ready, megapixels)
+        group.hear(name, looks, chosen, guard)
 
     def _rate(self, name: str) -> float:
         """Returns the seconds per megapixel that a method took, or is reckoned to take."""
@@ -109,25 +122,70 @@ class AutoRefiner:
             before = self.measured.get(name, (0.0, 0.0))
             self.measured[name] = before[0] + seconds, before[1] + megapixels
 
-    def _open(self, name: str) -> Refiner | None:
-        """Loads a method on first use; None where its package is missing, but not for the first.
+    def _open(self, name: str) -> Refiner:
+        """Loads a method on first use.
 
         Where time counts it also runs once on next to nothing, so that what it compiles or
         imports then is not taken for its speed.
         """
-        if name in self.missing:
-            return None
         if name not in self.members:
-            try:
-                self.members[name] = self.load(name)
-            except MissingExtraError as error:
-                if name == self.config.names[0]:
-                    raise
-                self.missing[name] = error.package
-                return None
+            self.members[name] = self.load(name)
             if self.config.seconds:
                 self.members[name].refine(*_draw_square())
         return self.members[name]
+
+
+@dataclass(kw_only=True)
+class Group:
+    """Masks of one picture that are done together, and what was said of each so far.
+
+    Attributes:
+        image: `(H, W, 3)` uint8 RGB.
+        masks: `(N, H, W)` scores.
+        megapixels: N sizes, see `measure_window`.
+        allowed: seconds, where they are limited.
+        began: when, by the clock.
+        loading: seconds since then that do not count.
+    """
+
+    image: Image
+    masks: Scores
+    megapixels: list[float]
+    allowed: float
+    began: float
+    loading: float = 0.0
+    opinions: list[dict[str, Opinion]] = field(init=False)
+    left_out: list[list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.opinions = [{} for _ in self.masks]
+        self.left_out = [[] for _ in self.masks]
+
+    def hear(self, name: str, looks: Looks, chosen: Sequence[int], guard: Guard) -> None:
+        """Takes in the looks of a method at the chosen masks."""
+        for place, index in enumerate(chosen):
+            look = looks.of(place)
+            opinion = (
+                Opinion(looks=look, signs=None)
+                if guard == "off"
+                else form_opinion(self.image, self.masks[index], look)
+            )
+            self.opinions[index][name] = opinion
+
+    def leave_out(self, why: str, chosen: Iterable[int]) -> None:
+        """Notes why a method was not asked about the chosen masks."""
+        for index in chosen:
+            self.left_out[index].append(why)
+
+    def choose(self, guard: Guard) -> list[Choice]:
+        """Chooses for each mask from what was said of it."""
+        choices = []
+        for mask, opinions, left_out in zip(self.masks, self.opinions, self.left_out, strict=True):
+            choice = choose_from_opinions(self.image, mask, opinions, guard=guard)
+            if left_out:
+                choice = replace(choice, note=f"{choice.note}; left out: {', '.join(left_out)}")
+            choices.append(choice)
+        return choices
 
 
 def measure_window(scores: Scores) -> float:
@@ -135,12 +193,6 @@ def measure_window(scores: Scores) -> float:
     mask = scores > FOREGROUND
     window = surround(mask, _WINDOW_BANDS * choose_band(mask, 0, _BAND_SHARE))
     return 0.0 if window is None else mask[window].size / 1e6
-
-
-def _with_note(choice: Choice, left_out: list[str]) -> Choice:
-    if not left_out:
-        return choice
-    return replace(choice, note=f"{choice.note}; left out: {', '.join(left_out)}")
 
 
 def _draw_square() -> tuple[Image, Scores]:

@@ -1,7 +1,7 @@
 """BPR inference: boundary patches of every object, refined in shared batches, averaged back."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from maskhone.methods.bpr.network import HRNETS, BPRNetwork, fold_norms, resize
 from maskhone.methods.bpr.passes import count_halvings, shrink
 from maskhone.methods.bpr.patches import cut_image_patches, cut_mask_patches
 from maskhone.ops.boxes import enclose_boxes
+from maskhone.ops.looks import mirror
 from maskhone.ops.patches import paste_average
 
 
@@ -51,6 +52,12 @@ class BPRRefiner:
             chosen = [i for i, most in enumerate(halvings) if most >= level]
             self._refine_level(image, scores, chosen, factor=2**level)
         return scores
+
+    def look_again(self, image: Image, masks: Scores) -> list[Scores]:
+        """Refines the mirrored picture in one pass; see `ops/looks.py`."""
+        once = replace(self, config=replace(self.config, coarsest_side_px=0))
+        mirrored = once.refine(mirror(image, axis=1), mirror(masks, axis=2))
+        return [mirror(mirrored, axis=2)]
 
     def _refine_level(
         self, image: Image, scores: Scores, chosen: list[int], *, factor: int

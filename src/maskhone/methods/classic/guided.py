@@ -1,15 +1,10 @@
 """The guided filter: a mask becomes, locally, a linear function of the picture's colours."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from maskhone.contracts import FOREGROUND, Image, Scores
+from maskhone.contracts import Image, Scores
 from maskhone.errors import UsageError
-from maskhone.ops.masks import surround
+from maskhone.ops.guided_filter import RADIUS_SHARE, SMOOTHNESS, guide_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +22,8 @@ class GuidedRefiner:
     """
 
     radius_px: int = 0
-    radius_share: float = 0.03
-    smoothness: float = 1e-4
+    radius_share: float = RADIUS_SHARE
+    smoothness: float = SMOOTHNESS
 
     def __post_init__(self) -> None:
         if not (self.radius_px >= 0 and self.radius_share > 0 and self.smoothness > 0):
@@ -39,52 +34,10 @@ class GuidedRefiner:
 
     def refine(self, image: Image, masks: Scores) -> Scores:
         """Filters `(N, H, W)` scores around each object; elsewhere they stay as they are."""
-        refined = masks.copy()
-        for scores in refined:
-            mask = scores > FOREGROUND
-            radius_px = self.radius_px or max(2, round(self.radius_share * np.sqrt(mask.sum())))
-            window = surround(mask, 4 * radius_px)
-            if window is not None and not mask.all():
-                scores[window] = guided_filter(
-                    image[window], scores[window], radius_px=radius_px, smoothness=self.smoothness
-                )
-        return refined
-
-
-def guided_filter(
-    image: Image, scores: NDArray[np.float32], *, radius_px: int, smoothness: float
-) -> NDArray[np.float32]:
-    """Filters one `(H, W)` mask with the `(H, W, 3)` picture as guide.
-
-    Source: He et al., TPAMI 2013, equations 8 to 11 and 14: per window the least-squares fit
-    `q = a . I + b`, averaged over the windows that hold a pixel.
-
-    Example:
-        >>> image = np.zeros((6, 6, 3), dtype=np.uint8)
-        >>> half = np.full((6, 6), 0.5, dtype=np.float32)
-        >>> bool(np.allclose(guided_filter(image, half, radius_px=1, smoothness=1e-4), 0.5))
-        True
-    """
-    guide = image.astype(np.float32) / 255
-    mean_guide, mean_scores = _mean(guide, radius_px), _mean(scores, radius_px)
-    covariance = _mean(guide * scores[..., None], radius_px) - mean_guide * mean_scores[..., None]
-    products = guide[..., :, None] * guide[..., None, :]
-    spread = _mean(products.reshape(*scores.shape, 9), radius_px).reshape(products.shape)
-    spread = spread - mean_guide[..., :, None] * mean_guide[..., None, :]
-    spread = spread + smoothness * np.eye(3, dtype=np.float32)
-    slope = np.linalg.solve(spread.astype(np.float64), covariance[..., None].astype(np.float64))
-    slope = slope[..., 0].astype(np.float32)
-    offset = mean_scores - (slope * mean_guide).sum(axis=2)
-    filtered = (_mean(slope, radius_px) * guide).sum(axis=2) + _mean(offset, radius_px)
-    clipped: NDArray[np.float32] = np.clip(filtered, 0.0, 1.0).astype(np.float32)
-    return clipped
-
-
-def _mean(array: NDArray[Any], radius_px: int) -> NDArray[np.float32]:
-    side = 2 * radius_px + 1
-    channels = [array] if array.ndim == 2 else [array[..., i] for i in range(array.shape[2])]
-    means = [
-        cv2.boxFilter(np.ascontiguousarray(c), -1, (side, side), borderType=cv2.BORDER_REFLECT)
-        for c in channels
-    ]
-    return np.asarray(means[0] if array.ndim == 2 else np.stack(means, axis=2), dtype=np.float32)
+        return guide_masks(
+            image,
+            masks,
+            radius_px=self.radius_px,
+            radius_share=self.radius_share,
+            smoothness=self.smoothness,
+        )

@@ -1,0 +1,102 @@
+"""Refines masks again in ways that should change nothing, to see what a refiner is sure of."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from maskhone.contracts import FOREGROUND, Image, LooksAgain, Refiner, Scores
+from maskhone.ops.masks import mean_width
+
+Number = TypeVar("Number", bound=np.generic)
+
+_LOGIT_SHIFT = 1.0
+"""Of soft masks, each way: one half becomes 0.27 or 0.73."""
+
+_SHIFT_SHARE, _WIDTH_SHARE = 0.01, 1 / 6
+"""Of masks of 0 and 1: pixels each way as a share of the square root of the area, but at most of
+the mean width. The three shifts are ours; benchmarks/guard.py says what they give."""
+
+_LEAST_SCORE = 1 / 255  # of 8-bit masks; keeps logits finite
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looks:
+    """The answers of one refiner to the same masks, asked in several ways.
+
+    Attributes:
+        scores: arrays of one shape, `(N, H, W)` or `(H, W)`; the first is the answer to what was
+            asked. A guard needs two or more.
+        can_be_trusted: whether the ways are the refiner's own. Where all of them agree on a kind
+            of object, it knows that kind.
+    """
+
+    scores: tuple[NDArray[np.float32], ...]
+    can_be_trusted: bool = False
+
+    def of(self, index: int) -> "Looks":
+        """Returns the `(H, W)` answers to one of N masks."""
+        return replace(self, scores=tuple(each[index] for each in self.scores))
+
+    def mean(self) -> NDArray[np.float32]:
+        """Returns the mean of the answers, of their shape."""
+        return np.asarray(sum(self.scores) / np.float32(len(self.scores)), dtype=np.float32)
+
+
+def take_looks(refiner: Refiner, image: Image, masks: Scores) -> Looks:
+    """Refines masks as they are, and again in ways that should give the same answer.
+
+    A refiner that knows such ways says so by a method `look_again`. Any other one is given the
+    same picture with masks a little smaller and a little larger: one that sees the outline in the
+    picture finds it from both.
+
+    Args:
+        refiner: any.
+        image: `(H, W, 3)` uint8 RGB.
+        masks: `(N, H, W)` scores.
+    """
+    refined = refiner.refine(image, masks)
+    if isinstance(refiner, LooksAgain):
+        return Looks(scores=(refined, *refiner.look_again(image, masks)), can_be_trusted=True)
+    again = []
+    for way in (-1, 1):
+        shifted = np.array([shift_outline(mask, way) for mask in masks], dtype=np.float32)
+        again.append(refiner.refine(image, shifted.reshape(masks.shape)))
+    return Looks(scores=(refined, *again))
+
+
+def shift_outline(scores: NDArray[np.float32], way: int) -> NDArray[np.float32]:
+    """Makes the object of `(H, W)` scores a little smaller (`way` -1) or larger (1).
+
+    Soft scores are shifted as logits, those of 0 and 1 lose or win a rim.
+
+    Example:
+        >>> shift_outline(np.array([[0.2, 0.6, 1.0]], dtype=np.float32), -1).round(2).tolist()
+        [[0.07999999821186066, 0.36000001430511475, 0.9900000095367432]]
+    """
+    is_hard = bool(((scores == 0) | (scores == 1)).all())
+    if not is_hard:
+        sure = np.clip(scores, _LEAST_SCORE, 1 - _LEAST_SCORE)
+        logits = np.log(sure / (1 - sure)) + way * _LOGIT_SHIFT
+        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+    mask = scores > FOREGROUND
+    if not mask.any():
+        return scores
+    wanted_px = _SHIFT_SHARE * float(np.sqrt(np.count_nonzero(mask)))
+    reach_px = round(max(1.0, min(wanted_px, _WIDTH_SHARE * mean_width(mask))))
+    side = 2 * reach_px + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    grow = cv2.dilate if way > 0 else cv2.erode
+    return np.asarray(grow(mask.astype(np.uint8), disc), dtype=np.float32)
+
+
+def mirror(array: NDArray[Number], *, axis: int) -> NDArray[Number]:
+    """Mirrors an array along an axis, in memory of its own.
+
+    Example:
+        >>> mirror(np.array([[1, 2, 3]]), axis=1).tolist()
+        [[3, 2, 1]]
+    """
+    return np.ascontiguousarray(np.flip(array, axis=axis))
