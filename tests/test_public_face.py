@@ -60,7 +60,7 @@ def test_many_masks_come_back_as_many(photo, disc):
 
 def test_a_shifted_disc_is_moved_back(photo, disc):
     coarse = np.roll(disc, 2, axis=1)
-    refined = maskhone.refine(photo, coarse, method="grabcut")
+    refined = maskhone.refine(photo, coarse, method="grabcut", guard="off")
     assert np.count_nonzero(refined != disc) < np.count_nonzero(coarse != disc) / 4
 
 

@@ -313,7 +313,7 @@ def vote(
 def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Measures the IoU of two masks; two empty ones agree."""
     either = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / either if either else 1.0
+    return float(np.count_nonzero(one & other) / either) if either else 1.0
 
 
 def _rise(value: float, ramp: tuple[float, float]) -> float:
