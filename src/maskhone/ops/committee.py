@@ -67,7 +67,7 @@ def choose_from_opinions(
         why = _explain_vote(opinions)
     else:
         opinion = opinions[surest]
-        scores = opinion.looks.mean()
+        scores = opinion.looks.average()
         why = f"{surest}, which is sure here (trust {opinion.trust:.2f})"
         if opinion.signs is None:
             why = f"{surest}, which changes nothing"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.errors import UsageError
 from maskhone.ops.guided_filter import guide_masks
-from maskhone.ops.looks import Looks
+from maskhone.ops.looks import Looks, average_looks
 from maskhone.ops.masks import near_outline, surround
 
 Guard = Literal["off", "safe", "strict"]
@@ -198,7 +198,7 @@ def judge(image: Image, coarse: NDArray[np.float32], looks: Looks, *, guard: Gua
     if opinion.signs is None:
         return Verdict(scores=looks.scores[0], is_trusted=True, signs=None)
     if opinion.is_sure(guard):
-        return Verdict(scores=looks.mean(), is_trusted=True, signs=opinion.signs)
+        return Verdict(scores=looks.average(), is_trusted=True, signs=opinion.signs)
     scores = put_to_vote(image, coarse, [opinion], guard=guard)
     return Verdict(scores=scores, is_trusted=False, signs=opinion.signs)
 
@@ -262,16 +262,6 @@ def read_signs(image: Image, coarse: NDArray[np.float32], looks: Scores) -> Sign
     )
 
 
-def average_looks(looks: Scores) -> NDArray[np.float32]:
-    """Averages `(L, H, W)` looks; the first, which is what was asked for, counts twice.
-
-    Example:
-        >>> average_looks(np.array([[[1.0]], [[0.25]]], dtype=np.float32)).tolist()
-        [[0.75]]
-    """
-    return np.asarray((looks[0] + looks.sum(axis=0)) / (len(looks) + 1), dtype=np.float32)
-
-
 def vote(
     image: Image,
     coarse: NDArray[np.float32],
@@ -295,7 +285,7 @@ def vote(
     loudest, total = max((v for _, v in members), default=0.0), sum(v for _, v in members)
     refined = coarse
     if total > 0:
-        shares = (looks.mean(axis=0) * np.float32(v / total) for looks, v in members)
+        shares = (average_looks(looks) * np.float32(v / total) for looks, v in members)
         refined = np.clip(sum(shares), 0.0, 1.0).astype(np.float32)
     guided = guide_masks(image, coarse[None])[0]
     votes = (

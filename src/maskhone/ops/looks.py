@@ -1,5 +1,6 @@
 """Refines masks again in ways that should change nothing, to see what a refiner is sure of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -40,9 +41,20 @@ class Looks:
         """Returns the `(H, W)` answers to one of N masks."""
         return replace(self, scores=tuple(each[index] for each in self.scores))
 
-    def mean(self) -> NDArray[np.float32]:
-        """Returns the mean of the answers, of their shape."""
-        return np.asarray(sum(self.scores) / np.float32(len(self.scores)), dtype=np.float32)
+    def average(self) -> NDArray[np.float32]:
+        """Returns the average of the answers, of their shape; see `average_looks`."""
+        return average_looks(self.scores)
+
+
+def average_looks(looks: Scores | Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Averages looks of one shape; the first, which is what was asked for, counts twice.
+
+    Example:
+        >>> average_looks(np.array([[[1.0]], [[0.25]]], dtype=np.float32)).tolist()
+        [[0.75]]
+    """
+    total = looks[0] + sum(looks)
+    return np.asarray(total / np.float32(len(looks) + 1), dtype=np.float32)
 
 
 def take_looks(refiner: Refiner, image: Image, masks: Scores) -> Looks:

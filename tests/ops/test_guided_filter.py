@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from maskhone.contracts import FOREGROUND
+from maskhone.ops.guided_filter import guide_masks, guided_filter
+
+
+@pytest.fixture
+def scene():
+    """A bright noisy square on a dark ground, its truth, and a mask that is 3 px too large."""
+    random = np.random.default_rng(0)
+    truth = np.zeros((64, 64), dtype=bool)
+    truth[20:44, 20:44] = True
+    image = np.where(truth[..., None], 200, 60) + random.integers(-9, 10, (64, 64, 3))
+    coarse = np.zeros((1, 64, 64), dtype=np.float32)
+    coarse[0, 17:47, 17:47] = 1.0
+    return image.astype(np.uint8), truth, coarse
+
+
+def errors(scores, truth):
+    return int(((scores > FOREGROUND) != truth).sum())
+
+
+def test_a_mask_that_is_too_large_shrinks_towards_the_edges(scene):
+    image, truth, coarse = scene
+    filtered = guide_masks(image, coarse, radius_px=8, smoothness=1e-3)
+    assert filtered.dtype == np.float32
+    assert ((filtered >= 0) & (filtered <= 1)).all()
+    assert errors(filtered[0], truth) < errors(coarse[0], truth)
+
+
+def test_a_mask_on_the_edges_stays_there(scene):
+    image, truth, _ = scene
+    filtered = guide_masks(image, truth[None].astype(np.float32), radius_px=8)
+    assert errors(filtered[0], truth) == 0
+
+
+def test_without_edges_a_mask_is_blurred(scene):
+    _, _, coarse = scene
+    filtered = guided_filter(
+        np.zeros((64, 64, 3), np.uint8), coarse[0], radius_px=4, smoothness=1e-4
+    )
+    assert 0.3 < filtered[32, 17] < 0.7
+    assert filtered[32, 32] == pytest.approx(1, abs=1e-4)
+    assert filtered[2, 2] == pytest.approx(0, abs=1e-4)
+
+
+def test_far_from_the_outline_nothing_changes(scene):
+    image, _, coarse = scene
+    filtered = guide_masks(image, coarse, radius_px=2)
+    np.testing.assert_allclose(filtered[0, :12], 0, atol=1e-3)
+    np.testing.assert_allclose(filtered[0, 23:41, 23:41], 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_empty_and_full_masks_stay(scene, fill):
+    masks = np.full((1, 64, 64), fill, dtype=np.float32)
+    np.testing.assert_array_equal(guide_masks(scene[0], masks), masks)
+
+
+def test_masks_are_filtered_each_alone_and_left_as_they_were(scene):
+    image, truth, coarse = scene
+    both = np.concatenate([coarse, truth[None].astype(np.float32)])
+    before = both.copy()
+    filtered = guide_masks(image, both)
+    np.testing.assert_array_equal(both, before)
+    for index in range(2):
+        np.testing.assert_array_equal(filtered[[index]], guide_masks(image, both[[index]]))
+
+
+def test_the_radius_grows_with_the_object(scene):
+    image, _, coarse = scene
+    side = np.sqrt(np.count_nonzero(coarse))
+    np.testing.assert_array_equal(
+        guide_masks(image, coarse, radius_share=5 / side), guide_masks(image, coarse, radius_px=5)
+    )
