@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maskhone.contracts import Refiner
+from maskhone.contracts import LooksAgain, Refiner
 from maskhone.engine.weights import read_header
 from maskhone.errors import UsageError, WeightsError
 from maskhone.methods.catalogue import METHODS, load
@@ -88,6 +88,45 @@ def test_the_order_of_the_results_is_that_of_the_masks(refiner, photo, masks):
 def test_objects_together_are_refined_as_one_by_one(refiner, photo, masks):
     alone = np.concatenate([refiner.refine(photo, mask[None]) for mask in masks])
     np.testing.assert_allclose(refiner.refine(photo, masks), alone, atol=1e-4)
+
+
+LOOKING = ["bpr", "segrefiner-lr", "segrefiner-hr", "segrefiner-lite"]
+
+
+@pytest.fixture
+def looking(weights_by_method):
+    """Loads a method that looks again."""
+    return lambda name: load(name, weights=weights_by_method[name], device="cpu", dtype="fp32")
+
+
+def test_no_other_method_looks_again(refiner, request):
+    assert isinstance(refiner, LooksAgain) == (request.node.callspec.params["refiner"] in LOOKING)
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_second_look_is_the_answer_to_the_mirrored_picture(looking, photo, masks, name):
+    refiner = looking(name)
+    (look,) = refiner.look_again(photo, masks)
+    mirrored = refiner.refine(photo[:, ::-1].copy(), masks[:, :, ::-1].copy())
+    assert_scores(look, masks.shape)
+    np.testing.assert_allclose(look, mirrored[:, :, ::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_of_a_symmetric_picture_both_looks_mirror_each_other(looking, photo, masks, name):
+    left, half = photo[:, :24], masks[:, :, :24]
+    image = np.concatenate([left, left[:, ::-1]], axis=1)
+    symmetric = np.concatenate([half, half[:, :, ::-1]], axis=2)
+    refiner = looking(name)
+    (look,) = refiner.look_again(image, symmetric)
+    np.testing.assert_allclose(look[:, :, ::-1], refiner.refine(image, symmetric), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_no_masks_are_looked_at_again_for_nothing(looking, photo, name):
+    nothing = np.zeros((0, *photo.shape[:2]), dtype=np.float32)
+    (look,) = looking(name).look_again(photo, nothing)
+    assert_scores(look, nothing.shape)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.uses_weights])

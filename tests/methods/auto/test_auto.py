@@ -1,15 +1,20 @@
-"""`auto`: which methods run in the time allowed, and what becomes of what they return."""
+"""`auto`: who is asked about which masks in the time allowed, and what becomes of the answers."""
+
+import sys
 
 import numpy as np
 import pytest
 
+from maskhone.contracts import FOREGROUND, LooksAgain
 from maskhone.errors import MissingExtraError, UsageError
-from maskhone.methods.auto.config import AutoConfig
+from maskhone.methods.auto.config import CAN_BE_SURE, START_RATES, AutoConfig
 from maskhone.methods.auto.refine import AutoRefiner, measure_window
-from maskhone.methods.catalogue import load
+from maskhone.methods.catalogue import METHODS, load
 
-COSTS = {"guided": 0.1, "matting": 2.0, "crf": 3.0, "grabcut": 1.0, "bpr": 9.0}
-"""Seconds that the pretended methods take for a mask, whatever its size."""
+COSTS = {"bpr": 4.0, "crf": 1.0, "grabcut": 2.0}
+"""Seconds that the pretended methods take for a look, whatever the size and number of masks."""
+
+ALL_LOOKS = {"bpr": 8.0, "crf": 3.0, "grabcut": 6.0}
 
 
 class Clock:
@@ -23,29 +28,57 @@ class Clock:
 
 
 class Shift:
-    """A method that moves masks, in a known time."""
+    """A method that moves masks by some columns, in a known time."""
 
     def __init__(self, clock, seconds, columns):
-        self.clock, self.seconds, self.columns, self.calls = clock, seconds, columns, 0
+        self.clock, self.seconds, self.columns, self.seen = clock, seconds, columns, []
 
     def refine(self, image, masks):
         self.clock.now += self.seconds
-        self.calls += 1
+        self.seen.append(masks.copy())
         return np.roll(masks, self.columns, axis=2)
 
 
-@pytest.fixture
-def pretend():
-    """Makes an auto refiner of pretended methods, each of which moves masks a little further."""
+class Sure(Shift):
+    """A method that finds the disc of the photo, and finds it again, in masks that touch it."""
 
-    def make(*, costs=COSTS, missing=(), **options):
+    def __init__(self, clock, seconds, disc):
+        super().__init__(clock, seconds, 0)
+        self.disc, self.looked_again = disc, 0
+
+    def refine(self, image, masks):
+        super().refine(image, masks)
+        return self._find(masks, 0)
+
+    def look_again(self, image, masks):
+        self.clock.now += self.seconds
+        self.looked_again += 1
+        return [self._find(masks, 12)]
+
+    def _find(self, masks, columns):
+        """Finds the disc, or moves a mask that lies in the upper rows, further each time."""
+        height, width = masks.shape[1:]
+        found = [
+            np.roll(mask, columns, axis=1) if mask[8:].sum() == 0 else self.disc[:height, :width]
+            for mask in masks
+        ]
+        return np.array(found, dtype=np.float32).reshape(masks.shape)
+
+
+@pytest.fixture
+def pretend(disc):
+    """Makes an auto refiner of pretended methods."""
+
+    def make(**options):
         clock, members = Clock(), {}
 
         def open_one(name):
             clock.now += 100  # loading takes long, and does not count
-            if name in missing:
-                raise MissingExtraError(f"py{name}", extra=name)
-            members[name] = Shift(clock, costs[name], list(COSTS).index(name))
+            members[name] = (
+                Sure(clock, COSTS[name], disc)
+                if name == "bpr"
+                else Shift(clock, COSTS[name], list(COSTS).index(name))
+            )
             return members[name]
 
         refiner = AutoRefiner(config=AutoConfig(**options), load=open_one, clock=clock)
@@ -56,48 +89,90 @@ def pretend():
 
 
 @pytest.fixture
-def masks(disc):
-    return disc.astype(np.float32)[None]
+def known(disc):
+    """A mask of which bpr is sure."""
+    return np.roll(disc, 2, axis=1).astype(np.float32)
 
 
-def test_without_a_limit_all_methods_run(pretend, photo, masks):
+@pytest.fixture
+def strange(disc):
+    """A mask of which nobody is sure."""
+    mask = np.zeros(disc.shape, dtype=np.float32)
+    mask[1:7, 4:20] = 1
+    return mask
+
+
+def test_who_is_sure_decides_and_nobody_else_is_even_loaded(pretend, photo, known, disc):
     refiner = pretend()
-    refiner.choose_each(photo, masks, guard="off")
-    assert {name: each.calls for name, each in refiner.pretended.items()} == dict.fromkeys(COSTS, 1)
+    (choice,) = refiner.choose_each(photo, known[None], guard="safe")
+    assert set(refiner.pretended) == {"bpr"}
+    np.testing.assert_array_equal(choice.scores > FOREGROUND, disc)
+    assert choice.note.startswith("bpr, which is sure here")
+
+
+def test_only_masks_of_which_nobody_is_sure_go_to_the_others(pretend, photo, known, strange):
+    refiner = pretend()
+    masks = np.stack([known, strange, known])
+    first, second, third = refiner.choose_each(photo, masks, guard="safe")
+    np.testing.assert_array_equal(refiner.pretended["bpr"].seen[0], masks)
+    for name in ("crf", "grabcut"):
+        assert [len(seen) for seen in refiner.pretended[name].seen] == [1, 1, 1]
+        np.testing.assert_array_equal(refiner.pretended[name].seen[0][0], strange)
+    assert first.note == third.note
+    assert first.note.startswith("bpr, which is sure")
+    assert second.note.startswith("a vote of bpr")
+    assert "crf" in second.note
+    assert "grabcut" in second.note
+
+
+def run_again(refiner, photo, mask, seconds):
+    """Runs once without a limit, to measure, and again with one; returns who ran and the choice."""
+    refiner.config = AutoConfig(seconds=1e9)
+    refiner.choose_each(photo, mask[None], guard="safe")
+    before = {name: len(each.seen) for name, each in refiner.pretended.items()}
+    refiner.config = AutoConfig(seconds=seconds)
+    (choice,) = refiner.choose_each(photo, mask[None], guard="safe")
+    return {n for n, each in refiner.pretended.items() if len(each.seen) > before[n]}, choice
 
 
 @pytest.mark.parametrize(
     ("seconds", "run"),
     [
-        (0.01, {"guided"}),
-        (1.2, {"guided", "grabcut"}),
-        (3.2, {"guided", "grabcut", "matting"}),
-        (6.2, {"guided", "grabcut", "matting", "crf"}),
-        (15.2, set(COSTS)),
+        (0.5, set()),
+        (3.2, {"crf"}),
+        (7.9, {"crf"}),  # one look of bpr would fit, but not its second
+        (8.2, {"bpr"}),
+        (11.2, {"bpr", "crf"}),
+        (17.2, set(COSTS)),
     ],
 )
-def test_the_dearest_are_left_out_when_they_do_not_fit(pretend, photo, masks, seconds, run):
-    refiner = pretend(seconds=20.0)
-    refiner.refine(photo, masks)  # measures them
-    before = {name: each.calls for name, each in refiner.pretended.items()}
-    refiner.config = AutoConfig(seconds=seconds)
-    (choice,) = refiner.choose_each(photo, masks, guard="safe")
-    ran = {name for name, each in refiner.pretended.items() if each.calls > before[name]}
+def test_methods_that_do_not_fit_with_all_looks_are_left_out(pretend, photo, strange, seconds, run):
+    ran, choice = run_again(pretend(), photo, strange, seconds)
     assert ran == run
-    for name in COSTS.keys() - run:
-        assert f"{name} (does not fit into {seconds:g} s)" in choice.note
+    for name in COSTS:
+        assert (f"{name} (does not fit into {seconds:g} s)" in choice.note) == (name not in run)
 
 
-def test_a_method_that_does_not_fit_is_not_even_loaded(pretend, photo, masks):
+def test_what_all_looks_of_a_method_took_is_measured(pretend, photo, strange):
+    refiner = pretend()
+    refiner.refine(photo, strange[None])
+    for name, seconds in ALL_LOOKS.items():
+        assert refiner._rate(name) == pytest.approx(seconds / measure_window(strange))
+
+
+def test_however_little_time_there_is_an_answer(pretend, photo, strange):
     refiner = pretend(seconds=1e-9)
-    refiner.refine(photo, masks)
-    assert set(refiner.pretended) == {"guided"}
+    (choice,) = refiner.choose_each(photo, strange[None], guard="safe")
+    assert not refiner.pretended
+    assert choice.scores.any()
+    assert "guided filter" in choice.note
+    assert "left out: bpr (does not fit into 1e-09 s), crf" in choice.note
 
 
-def test_time_is_shared_out_by_megapixels(pretend, photo, masks):
-    refiner = pretend(seconds=20.0)
-    refiner.refine(photo, masks)
-    assert refiner._rate("crf") == pytest.approx(COSTS["crf"] / measure_window(masks[0]))
+def test_a_mask_that_is_decided_leaves_nobody_out(pretend, photo, known):
+    ran, choice = run_again(pretend(), photo, known, 8.2)
+    assert ran == {"bpr"}
+    assert "left out" not in choice.note
 
 
 def test_a_window_holds_the_object_and_four_bands(disc):
@@ -105,37 +180,59 @@ def test_a_window_holds_the_object_and_four_bands(disc):
     assert measure_window(np.zeros((4, 4), dtype=np.float32)) == 0
 
 
-def test_a_method_whose_package_is_missing_is_left_out_and_named(pretend, photo, masks):
-    (choice,) = pretend(missing=["matting"]).choose_each(photo, masks, guard="safe")
-    assert "left out: matting (needs the package pymatting)" in choice.note
-
-
-def test_the_first_method_must_be_there(pretend, photo, masks):
-    with pytest.raises(MissingExtraError):
-        pretend(missing=["matting"], methods="matting,guided").refine(photo, masks)
-
-
 @pytest.mark.parametrize("at_once", [1, 10**9])
 def test_many_masks_are_done_in_groups_that_fit_into_memory(
-    pretend, photo, masks, monkeypatch, at_once
+    pretend, photo, known, strange, monkeypatch, at_once
 ):
-    monkeypatch.setattr("maskhone.methods.auto.refine.PIXELS_AT_ONCE", at_once)
-    three = np.concatenate([masks, np.roll(masks, 5, axis=1), masks * 0])
+    monkeypatch.setattr("maskhone.ops.groups.PIXELS_AT_ONCE", at_once)
+    masks = np.stack([strange, known, known * 0, strange])
     refiner = pretend()
-    together = refiner.refine(photo, three)
-    assert refiner.pretended["crf"].calls == (3 if at_once == 1 else 1)
-    alone = [pretend().refine(photo, mask[None])[0] for mask in three]
+    together = refiner.refine(photo, masks)
+    assert len(refiner.pretended["bpr"].seen) == (4 if at_once == 1 else 1)
+    alone = [pretend().refine(photo, mask[None])[0] for mask in masks]
     np.testing.assert_array_equal(together, alone)
 
 
-def test_only_the_guard_that_is_asked_for_is_applied(pretend, photo, masks):
-    away = {"methods": "bpr"}  # moved by 4 of 21 columns: an IoU of 0.60
-    free, safe = (
-        pretend(**away).choose_each(photo, masks, guard=guard)[0] for guard in ("off", "safe")
-    )
-    np.testing.assert_array_equal(free.scores, np.roll(masks[0], 4, axis=1))
-    np.testing.assert_array_equal(safe.scores, masks[0])
-    assert (free.kept, safe.kept) == (0.0, 1.0)
+def test_without_a_guard_the_first_method_answers_once(pretend, photo, strange):
+    refiner = pretend(methods="crf,bpr")
+    (choice,) = refiner.choose_each(photo, strange[None], guard="off")
+    assert set(refiner.pretended) == {"crf"}
+    assert len(refiner.pretended["crf"].seen) == 1
+    np.testing.assert_array_equal(choice.scores, np.roll(strange, 1, axis=1))
+    assert choice.kept == 0
+
+
+def test_without_a_guard_a_first_method_that_does_not_fit_is_passed_over(pretend, photo, strange):
+    refiner = pretend()
+    refiner.refine(photo, strange[None])
+    refiner.config = AutoConfig(seconds=3.2)
+    (choice,) = refiner.choose_each(photo, strange[None], guard="off")
+    assert choice.note.startswith("crf, without a guard; left out: bpr")
+    assert refiner.pretended["bpr"].looked_again == 1
+
+
+def test_no_masks_ask_nobody(pretend, photo):
+    refiner = pretend()
+    assert refiner.choose_each(photo, np.zeros((0, 40, 48), np.float32), guard="safe") == []
+    assert not refiner.pretended
+
+
+def test_those_that_can_be_sure_are_those_with_looks_of_their_own(weights_by_method):
+    for name in START_RATES:
+        if name == "matting":
+            continue  # its package may be missing
+        refiner = load(name, weights=weights_by_method.get(name), device="cpu", dtype="fp32")
+        assert isinstance(refiner, LooksAgain) == (name in CAN_BE_SURE)
+
+
+def test_by_default_nobody_is_asked_who_may_not_be_installed():
+    assert not [name for name in AutoConfig().names if "extra" in METHODS[name].needs]
+
+
+def test_a_method_that_was_asked_for_must_be_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymatting", None)
+    with pytest.raises(MissingExtraError, match="pymatting"):
+        load("auto", methods="bpr,matting")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +241,7 @@ def test_only_the_guard_that_is_asked_for_is_applied(pretend, photo, masks):
         ({"seconds": -1}, "seconds is -1"),
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"methods": "guided,prn"}, "guided,prn"),
-        ({"methods": ""}, "expected one or more of guided"),
+        ({"methods": ""}, "expected one or more of bpr"),
         ({"methods": "guided,guided"}, "each once"),
         ({"seconds": "5"}, "expected float"),
         ({"radius_px": 5}, "unknown option radius_px; known: seconds, methods"),

@@ -49,6 +49,19 @@ def test_covered_pixels_take_what_the_network_says(photo, masks, options):
     np.testing.assert_allclose(refined[is_changed], 0.75, atol=1e-6)
 
 
+def test_the_second_look_takes_one_pass(photo, masks):
+    network = Says(0.75)
+    config = replace(CONFIG, coarsest_side_px=8, narrowest_px=1.0)
+    refiner = BPRRefiner(network=network, config=config)
+    refiner.refine(photo, masks)
+    n_patches = sum(network.batch_sizes)
+    (look,) = refiner.look_again(photo, masks)
+    n_again = sum(network.batch_sizes) - n_patches
+    assert 0 < n_again < n_patches
+    once = refine(Says(0.75), photo[:, ::-1], masks[:, :, ::-1])
+    np.testing.assert_array_equal(look, once[:, :, ::-1])
+
+
 def test_pixels_far_from_the_boundary_stay(photo):
     masks = np.zeros((1, *photo.shape[:2]), dtype=np.float32)
     masks[0, 30:36, 36:44] = 1
