@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from maskhone.errors import UsageError
 
 START_RATES = {
-    "bpr": 11.0,
-    "segrefiner-lite": 40.0,
-    "guided": 1.5,
-    "matting": 3.6,
-    "crf": 3.0,
+    "bpr": 8.4,
+    "segrefiner-lite": 6.7,
+    "guided": 0.8,
+    "matting": 3.8,
+    "crf": 3.3,
     "grabcut": 7.2,
 }
 """Methods that can be asked, and what all looks of one are reckoned to take until it has run:
