@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from maskhone.contracts import FOREGROUND
+from maskhone.ops import guided_filter as guided_filter_module
 from maskhone.ops.guided_filter import guide_masks, guided_filter
 
 
@@ -74,3 +75,15 @@ def test_the_radius_grows_with_the_object(scene):
     np.testing.assert_array_equal(
         guide_masks(image, coarse, radius_share=5 / side), guide_masks(image, coarse, radius_px=5)
     )
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_tiles_are_filtered_as_the_whole(monkeypatch, kind):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (90, 110, 3), dtype=np.uint8)
+    scores = np.zeros((90, 110), dtype=np.float32)
+    scores[30:70, 20:64] = 1 if kind == "hard" else random.random((40, 44))
+    whole = guide_masks(image, scores[None], radius_px=3)
+    monkeypatch.setattr(guided_filter_module, "_TILE_PX", (16, 16))
+    assert len(list(guided_filter_module.plan_tiles(scores, 3))) > 8
+    np.testing.assert_allclose(guide_masks(image, scores[None], radius_px=3), whole, atol=1e-4)
