@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 SIGNS = ("unanimity", "certainty", "likeness")
-"""Of `maskhone.ops.guard.Signs`, those that trust is made of. Agreement and consistency got next
-to nothing beside them."""
+"""Of `maskhone.ops.guard.Signs`, those that trust is made of. With agreement and consistency
+beside them no set that was left out fared better."""
 
 VOTERS = ("refined", "guided", "coarse", "side")
 """`side` is 1 on what the coarse mask holds and -1 elsewhere: its weight is the majority at which
