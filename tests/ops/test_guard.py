@@ -152,6 +152,13 @@ def test_signs_can_be_counted_by_hand():
     assert 1 / 2 <= signs.certainty < 1  # 1 where both agree, less where they do not
 
 
+def test_colours_are_compared_in_tiles_as_in_the_whole(monkeypatch, image):
+    whole = form_opinion(image, COARSE, say(TRUTH, np.roll(TRUTH, 3, axis=0))).signs
+    monkeypatch.setattr("maskhone.ops.guard._TILE_PX", 16)
+    tiled = form_opinion(image, COARSE, say(TRUTH, np.roll(TRUTH, 3, axis=0))).signs
+    assert tiled.likeness == pytest.approx(whole.likeness, abs=1e-4)
+
+
 # what becomes of the others
 
 

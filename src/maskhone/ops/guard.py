@@ -24,6 +24,7 @@ from maskhone.errors import UsageError
 from maskhone.ops.guided_filter import guide_masks
 from maskhone.ops.looks import Looks, average_looks
 from maskhone.ops.masks import near_outline, surround
+from maskhone.ops.tiles import plan_tiles
 
 Guard = Literal["off", "safe", "strict"]
 """How readily the coarse mask is kept: never, where the refined one is not trusted, or sooner."""
@@ -64,6 +65,8 @@ RULES = {
 _WINDOW_PX = 97
 """Side of the window in which the colours of both sides are averaged: an object's surroundings,
 but not all of the picture. Ours."""
+
+_TILE_PX, _BLUR_PX = 512, 8  # tiles save memory; how far a blur of one pixel reaches, and more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +261,7 @@ def read_signs(image: Image, coarse: NDArray[np.float32], looks: Scores) -> Sign
         consistency=min(_overlap(refined, other) for other in others),
         unanimity=float((after == refined).all(axis=0)[changed].mean()),
         certainty=float(certainty[changed].mean()),
-        likeness=float(_compare_colours(image, before, after)[changed].mean()),
+        likeness=_measure_likeness(image, before, after, changed),
     )
 
 
@@ -309,6 +312,19 @@ def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def _rise(value: float, ramp: tuple[float, float]) -> float:
     start, stop = ramp
     return min(max((value - start) / (stop - start), 0.0), 1.0)
+
+
+def _measure_likeness(
+    image: Image, before: NDArray[np.bool_], after: NDArray[np.bool_], changed: NDArray[np.bool_]
+) -> float:
+    """Returns the mean of `_compare_colours` over the changed pixels, seen in tiles."""
+    total = 0.0
+    for tile in plan_tiles(before.shape, side_px=_TILE_PX, reach_px=_WINDOW_PX // 2 + _BLUR_PX):
+        here, around = changed[tile.here], tile.around
+        if here.any():
+            towards = _compare_colours(image[around], before[around], after[:, *around])
+            total += float(towards[tile.within][here].sum(dtype=np.float64))
+    return total / int(changed.sum())
 
 
 def _compare_colours(

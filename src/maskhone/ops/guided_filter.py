@@ -1,6 +1,5 @@
 """The guided filter: a mask becomes, locally, a linear function of the picture's colours."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -9,8 +8,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.ops.masks import surround
-
-Window = tuple[slice, slice]
+from maskhone.ops.tiles import plan_tiles
 
 _TILE_PX = 256, 1024  # sides of tiles, so that a large object takes little memory
 
@@ -44,48 +42,25 @@ def guide_masks(
         radius = radius_px or max(2, round(radius_share * float(np.sqrt(mask.sum()))))
         window = surround(mask, 4 * radius)
         if window is not None and not mask.all():
-            for tile, around in plan_tiles(before[window], radius):
-                scores[window][tile] = guided_filter(
-                    image[window][around],
-                    before[window][around],
-                    radius_px=radius,
-                    smoothness=smoothness,
-                )[_within(tile, around)]
+            _filter_in_tiles(image[window], before[window], scores[window], radius, smoothness)
     return filtered
 
 
-def plan_tiles(scores: NDArray[np.float32], radius_px: int) -> Iterator[tuple[Window, Window]]:
-    """Yields tiles of `(H, W)` scores, and what must be seen of the picture to filter each.
-
-    Where scores are the same all around, filtering changes nothing: such tiles are left out.
-
-    Example:
-        >>> scores = np.zeros((400, 1000), dtype=np.float32)
-        >>> scores[:, :8] = 1
-        >>> [around for _, around in plan_tiles(scores, 4)]
-        [(slice(0, 264, None), slice(0, 264, None)), (slice(248, 400, None), slice(0, 264, None))]
-    """
-    height, width = scores.shape
-    side_px, reach_px = int(np.clip(16 * radius_px, *_TILE_PX)), 2 * radius_px
-    for top in range(0, height, side_px):
-        for left in range(0, width, side_px):
-            tile = slice(top, min(top + side_px, height)), slice(left, min(left + side_px, width))
-            around = _widen(tile[0], reach_px, height), _widen(tile[1], reach_px, width)
-            if scores[around].min() < scores[around].max():
-                yield tile, around
-
-
-def _widen(span: slice, by_px: int, limit: int) -> slice:
-    return slice(max(span.start - by_px, 0), min(span.stop + by_px, limit))
-
-
-def _within(tile: Window, around: Window) -> Window:
-    """Says where a tile lies in its surroundings."""
-    rows, columns = (
-        slice(inner.start - outer.start, inner.stop - outer.start)
-        for inner, outer in zip(tile, around, strict=True)
-    )
-    return rows, columns
+def _filter_in_tiles(
+    image: Image,
+    before: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    radius_px: int,
+    smoothness: float,
+) -> None:
+    """Writes filtered scores; where all around is the same, filtering changes nothing."""
+    side_px = int(np.clip(16 * radius_px, *_TILE_PX))
+    for tile in plan_tiles(before.shape, side_px=side_px, reach_px=2 * radius_px):
+        seen = before[tile.around]
+        if seen.min() < seen.max():
+            scores[tile.here] = guided_filter(
+                image[tile.around], seen, radius_px=radius_px, smoothness=smoothness
+            )[tile.within]
 
 
 def guided_filter(
