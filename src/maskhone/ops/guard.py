@@ -31,8 +31,8 @@ Guard = Literal["off", "safe", "strict"]
 
 GUARDS: tuple[Guard, ...] = get_args(Guard)
 
-TRUST_WEIGHTS = {"unanimity": 6.5, "certainty": 20.0, "likeness": 7.5}
-TRUST_OFFSET = -12.3
+TRUST_WEIGHTS = {"unanimity": 3.0, "certainty": 16.0, "likeness": 6.5}
+TRUST_OFFSET = -10.5
 """A logistic regression on objects of train lists: whether the refined mask is better than the
 vote's, losses counting more than gains (benchmarks/guard.py)."""
 
