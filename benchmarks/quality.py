@@ -32,26 +32,26 @@ from maskhone.pipelines.evaluate import evaluate_files
 from maskhone.pipelines.refine import refine_files
 
 METHODS: dict[str, dict[str, Any]] = {  # rows of the table -> what `refine_files` is told
+    "auto": {"method": "auto", "guard": "safe"},
     "bpr": {"method": "bpr", "guard": "off"},
     "bpr --guard safe": {"method": "bpr", "guard": "safe"},
+    "bpr --guard strict": {"method": "bpr", "guard": "strict"},
     "segrefiner-lite": {"method": "segrefiner-lite", "guard": "off"},
     "segrefiner-lite --guard safe": {"method": "segrefiner-lite", "guard": "safe"},
     "guided": {"method": "guided", "guard": "off"},
+    "guided --guard safe": {"method": "guided", "guard": "safe"},
     "grabcut": {"method": "grabcut", "guard": "off"},
+    "grabcut --guard safe": {"method": "grabcut", "guard": "safe"},
     "crf": {"method": "crf", "guard": "off"},
+    "crf --guard safe": {"method": "crf", "guard": "safe"},
     "matting": {"method": "matting", "guard": "off"},
+    "matting --guard safe": {"method": "matting", "guard": "safe"},
     "perimeterfit": {"method": "perimeterfit", "guard": "off"},
-    "auto": {"method": "auto", "guard": "safe"},
 }
 VARIANTS: dict[str, dict[str, Any]] = {  # run only when named
-    "bpr --guard strict": {"method": "bpr", "guard": "strict"},
-    "segrefiner-lite --guard strict": {"method": "segrefiner-lite", "guard": "strict"},
-    "guided --guard safe": {"method": "guided", "guard": "safe"},
-    "grabcut --guard safe": {"method": "grabcut", "guard": "safe"},
-    "crf --guard safe": {"method": "crf", "guard": "safe"},
-    "matting --guard safe": {"method": "matting", "guard": "safe"},
     "auto --guard off": {"method": "auto", "guard": "off"},
     "auto --guard strict": {"method": "auto", "guard": "strict"},
+    "segrefiner-lite --guard strict": {"method": "segrefiner-lite", "guard": "strict"},
     "bpr, one pass": {"method": "bpr", "guard": "off", "options": {"coarsest_side_px": 0}},
     "bpr, binary input": {"method": "bpr", "guard": "off", "options": {"mask_input": "binary"}},
     "segrefiner-lite, nearest": {

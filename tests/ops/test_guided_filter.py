@@ -86,3 +86,14 @@ def test_tiles_are_filtered_as_the_whole(monkeypatch, kind):
     whole = guide_masks(image, scores[None], radius_px=3)
     monkeypatch.setattr(guided_filter_module, "_TILE_PX", (16, 16))  # 48 tiles
     np.testing.assert_allclose(guide_masks(image, scores[None], radius_px=3), whole, atol=1e-4)
+
+
+def test_slopes_solve_the_system_of_every_pixel():
+    random = np.random.default_rng(0)
+    square = random.normal(size=(4, 5, 3, 3))
+    spread = square @ square.swapaxes(2, 3) + 1e-4 * np.eye(3)
+    right = random.normal(size=(4, 5, 3)).astype(np.float32)
+    upper = [spread[..., i, j] for i in range(3) for j in range(i, 3)]
+    found = guided_filter_module._solve(upper, right)
+    expected = np.linalg.solve(spread, right[..., None].astype(np.float64))[..., 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

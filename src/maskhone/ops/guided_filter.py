@@ -81,16 +81,41 @@ def guided_filter(
     guide = image.astype(np.float32) / 255
     mean_guide, mean_scores = _mean(guide, radius_px), _mean(scores, radius_px)
     covariance = _mean(guide * scores[..., None], radius_px) - mean_guide * mean_scores[..., None]
-    products = guide[..., :, None] * guide[..., None, :]
-    spread = _mean(products.reshape(*scores.shape, 9), radius_px).reshape(products.shape)
-    spread = spread - mean_guide[..., :, None] * mean_guide[..., None, :]
-    spread = spread + smoothness * np.eye(3, dtype=np.float32)
-    slope = np.linalg.solve(spread.astype(np.float64), covariance[..., None].astype(np.float64))
-    slope = slope[..., 0].astype(np.float32)
+    slope = _solve(_spread(guide, mean_guide, smoothness, radius_px), covariance)
     offset = mean_scores - (slope * mean_guide).sum(axis=2)
     filtered = (_mean(slope, radius_px) * guide).sum(axis=2) + _mean(offset, radius_px)
     clipped: NDArray[np.float32] = np.clip(filtered, 0.0, 1.0).astype(np.float32)
     return clipped
+
+
+def _spread(
+    guide: NDArray[Any], mean_guide: NDArray[Any], smoothness: float, radius_px: int
+) -> list[NDArray[np.float64]]:
+    """Returns rr, rg, rb, gg, gb, bb of the windows' covariance of colours, made invertible."""
+    return [
+        (_mean(guide[..., i] * guide[..., j], radius_px) - mean_guide[..., i] * mean_guide[..., j])
+        + np.float64(smoothness if i == j else 0)
+        for i in range(3)
+        for j in range(i, 3)
+    ]
+
+
+def _solve(spread: list[NDArray[np.float64]], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Solves the symmetric 3 x 3 system of every pixel by Cramer's rule, all of them at once."""
+    rr, rg, rb, gg, gb, bb = spread
+    first, second, third = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
+    fourth, fifth, sixth = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
+    determinant = rr * first + rg * second + rb * third
+    red, green, blue = (right[..., i] for i in range(3))
+    slope = np.stack(
+        [
+            first * red + second * green + third * blue,
+            second * red + fourth * green + fifth * blue,
+            third * red + fifth * green + sixth * blue,
+        ],
+        axis=2,
+    )
+    return np.asarray(slope / determinant[..., None], dtype=np.float32)
 
 
 def _mean(array: NDArray[Any], radius_px: int) -> NDArray[np.float32]:
