@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 import torch
 from guard_fit import Ballot, Mask, Trust, fit_trust, fit_votes
-from guard_tables import ALL, INPUTS, MAJORITIES, name_vote, tabulate, to_markdown
+from guard_tables import ALL, INPUTS, MAJORITIES, UNTRUSTED, name_vote, tabulate, to_markdown
 from numpy.typing import NDArray
 from quality import describe
 from quality_sets import SETS, spread
@@ -182,12 +182,15 @@ def measure(case: Case, looks: Looks) -> tuple[Mask, Ballot | None]:
 
     Returns:
         `set`, `mask`, `input`, `signs` (None where nothing changed) and `scores`: IoU and mBA of
-        `coarse`, `off` (the first look), `average` (of the looks: what a trusted object gets) and
-        the votes. And the votes on pixels.
+        `coarse`, `off` (the first look), `average` (of the looks: what a trusted object gets), the
+        votes, and the vote in which trust gives no voice. And the votes on pixels.
     """
     made = {"coarse": case.coarse, "off": looks.scores[0]}
     trusted = replace(looks, can_be_trusted=True)
     made["average"] = _judge(case, trusted, least_trust=-1.0, majority=0.0).scores
+    silent = replace(looks, can_be_trusted=False)
+    majority = RULES["safe"].majority
+    made[UNTRUSTED] = _judge(case, silent, least_trust=2.0, majority=majority).scores
     signs: Signs | None = None
     for majority in MAJORITIES:
         verdict = _judge(case, looks, least_trust=2.0, majority=majority)
@@ -246,9 +249,8 @@ def conclude(
     """
     trusts: dict[str, Trust] = {}
     votes: dict[str, dict[str, float]] = {}
-    vote = name_vote(RULES["safe"].majority)
     for name in (*SETS, ALL) if can_be_trusted else ():
-        trusts[name] = fit_trust([mask for mask in masks if mask["set"] != name], vote=vote)
+        trusts[name] = fit_trust([mask for mask in masks if mask["set"] != name], vote=UNTRUSTED)
         votes[name] = fit_votes([ballot for ballot in ballots if ballot.group[0] != name])
     return {
         "trust": {name: {**each.weights, "offset": each.offset} for name, each in trusts.items()},

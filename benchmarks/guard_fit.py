@@ -20,7 +20,7 @@ VOTERS = ("refined", "guided", "coarse", "side")
 """`side` is 1 on what the coarse mask holds and -1 elsewhere: its weight is the majority at which
 a change is as often right as wrong."""
 
-HARM = 3.0
+HARM = 6.0
 """How much more a point of IoU lost against the coarse mask counts than one gained. Ours."""
 
 MOST_GAIN = 0.1

@@ -19,6 +19,9 @@ LEAST_TRUSTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 ALL = "all"
 """In place of the name of a set that is left out: none is."""
 
+UNTRUSTED = "vote without trust"
+"""The scores that trust is fitted against: of a vote in which the refiner has no voice by trust."""
+
 Outcome = tuple[str, bool]  # name of the scores that a mask gets, and whether it is trusted
 Choice = Callable[[Mask], Outcome]
 Cells = dict[str, dict[str, float | None]]  # of each set

@@ -138,7 +138,9 @@ def test_signs_are_higher_where_looks_agree_and_are_certain(image):
     assert sure.trust > unsure.trust
     assert sure.trust > torn.trust
     assert sure.voice > torn.voice
-    assert all(0 <= each.voice <= 1 and 0 <= each.trust <= 1 for each in (sure, unsure, torn))
+    assert all(0 <= each.trust <= 1 for each in (sure, unsure, torn))
+    alone = form_opinion(image, coarse, say(TRUTH, TRUTH, can_be_trusted=False))
+    assert 0 <= alone.voice <= 1 < sure.voice
 
 
 def test_signs_can_be_counted_by_hand():
@@ -199,7 +201,8 @@ def test_in_a_vote_a_refiner_that_looks_agree_on_is_heard(image):
 
 
 def test_a_refiner_without_a_voice_changes_no_vote(image):
-    torn = say(np.roll(TRUTH, 25, axis=1), np.roll(TRUTH, -25, axis=1))
+    answers = np.roll(TRUTH, 25, axis=1), np.roll(TRUTH, -25, axis=1)
+    torn = say(*answers, can_be_trusted=False)
     silent = form_opinion(image, COARSE, torn)
     assert silent.voice == 0
     np.testing.assert_array_equal(
