@@ -9,7 +9,6 @@ from maskhone.ops.guard import (
     GUARDS,
     check_guard,
     form_opinion,
-    guard_masks,
     judge,
     keep_coarse_beyond_band,
     put_to_vote,
@@ -42,14 +41,6 @@ def say(*masks, certainty=0.96, can_be_trusted=True):
     scores = [np.where(mask, 0.5 + certainty / 2, 0.5 - certainty / 2) for mask in masks]
     return Looks(
         scores=tuple(each.astype(np.float32) for each in scores), can_be_trusted=can_be_trusted
-    )
-
-
-def stack(*looks):
-    """Looks at several masks from looks at one each."""
-    scores = zip(*(each.scores for each in looks), strict=True)
-    return Looks(
-        scores=tuple(np.stack(each) for each in scores), can_be_trusted=looks[0].can_be_trusted
     )
 
 
@@ -211,24 +202,6 @@ def test_a_refiner_without_a_voice_changes_no_vote(image):
     )
 
 
-# many masks, and none
-
-
-def test_each_object_is_judged_alone_and_in_any_order(image):
-    coarse = np.stack([COARSE, np.roll(COARSE, 20, axis=1), draw_disc(10, 10, 6).astype("f4")])
-    sure, torn, far = (
-        say(TRUTH, TRUTH),
-        say(np.roll(TRUTH, 40, axis=1), TRUTH),
-        say(draw_disc(12, 10, 6), draw_disc(10, 13, 6)),
-    )
-    together = guard_masks(image, coarse, stack(sure, torn, far), guard="safe")
-    turned = guard_masks(image, coarse[::-1], stack(far, torn, sure), guard="safe")
-    np.testing.assert_array_equal(together, turned[::-1])
-    for index, looks in enumerate((sure, torn, far)):
-        alone = judge(image, coarse[index], looks, guard="safe").scores
-        np.testing.assert_array_equal(together[index], alone)
-
-
 def test_a_far_part_of_the_picture_has_no_say(image):
     looks, other = say(TRUTH, TRUTH, can_be_trusted=False), np.zeros((96, 200, 3), np.uint8)
     before = judge(np.concatenate([image, other], axis=1), *widen(COARSE, looks), guard="safe")
@@ -243,18 +216,11 @@ def widen(coarse, looks):
     return wide[0], Looks(scores=tuple(wide[1:]))
 
 
-@pytest.mark.parametrize("guard", GUARDS)
-def test_no_objects_stay_none(image, guard):
-    nothing = np.zeros((0, *SIZE_HW), dtype=np.float32)
-    looks = Looks(scores=(nothing, nothing))
-    assert guard_masks(image, nothing, looks, guard=guard).shape == nothing.shape
-
-
-@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("guard", ["safe", "strict"])
 def test_empty_masks_stay_empty(image, guard):
-    nothing = np.zeros((1, *SIZE_HW), dtype=np.float32)
+    nothing = np.zeros(SIZE_HW, dtype=np.float32)
     looks = Looks(scores=(nothing, nothing), can_be_trusted=True)
-    assert not guard_masks(image, nothing, looks, guard=guard).any()
+    assert not judge(image, nothing, looks, guard=guard).scores.any()
 
 
 def test_out_of_an_empty_mask_nothing_grows_on_one_say(image):
@@ -269,18 +235,12 @@ def test_where_no_pixel_changes_sides_the_refined_scores_are_taken(image):
     np.testing.assert_array_equal(verdict.scores, looks.scores[0])
 
 
-def test_without_a_guard_the_first_look_is_taken(image):
-    looks = stack(say(np.roll(TRUTH, 25, axis=1), TRUTH))
-    guarded = guard_masks(image, COARSE[None], looks, guard="off")
-    np.testing.assert_array_equal(guarded, looks.scores[0])
-
-
-@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("guard", ["safe", "strict"])
 def test_what_is_judged_is_left_alone(image, guard):
-    coarse, looks = COARSE[None].copy(), stack(say(np.roll(TRUTH, 9, axis=1), TRUTH))
+    coarse, looks = COARSE.copy(), say(np.roll(TRUTH, 9, axis=1), TRUTH)
     before = [each.copy() for each in looks.scores]
-    guard_masks(image, coarse, looks, guard=guard)
-    np.testing.assert_array_equal(coarse, COARSE[None])
+    judge(image, coarse, looks, guard=guard)
+    np.testing.assert_array_equal(coarse, COARSE)
     np.testing.assert_array_equal(np.stack(looks.scores), np.stack(before))
 
 

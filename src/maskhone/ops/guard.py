@@ -168,30 +168,6 @@ class Verdict:
     signs: Signs | None
 
 
-def guard_masks(image: Image, coarse: Scores, looks: Looks, *, guard: Guard) -> Scores:
-    """Returns the refined masks, but the coarse ones where the refined are not trusted.
-
-    What is given back may be a whole mask or a part of one.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        coarse: `(N, H, W)` scores.
-        looks: of the refiner at the same masks, see `take_looks`.
-        guard: `off` trusts everything, `strict` less than `safe`.
-
-    Example:
-        >>> image = np.zeros((1, 4, 3), dtype=np.uint8)
-        >>> coarse = np.ones((1, 1, 4), dtype=np.float32)
-        >>> guard_masks(image, coarse, Looks(scores=(coarse * 0, coarse)), guard="safe").tolist()
-        [[[1.0, 1.0, 1.0, 1.0]]]
-    """
-    if guard == "off":
-        return looks.scores[0]
-    verdicts = [judge(image, mask, looks.of(i), guard=guard) for i, mask in enumerate(coarse)]
-    guarded = np.array([verdict.scores for verdict in verdicts], dtype=np.float32)
-    return guarded.reshape(coarse.shape)
-
-
 def judge(image: Image, coarse: NDArray[np.float32], looks: Looks, *, guard: Guard) -> Verdict:
     """Judges the looks of a refiner at one mask.
 
