@@ -393,6 +393,18 @@ def import_weights(
     out.print(f"wrote {escape(str(import_weights(checkpoint, output, name=name)))}")
 
 
+@weights_app.command("average")
+def average(
+    files: Annotated[list[Path], typer.Argument(help="Two or more weight files of one kind.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    name: Annotated[str | None, typer.Option(help="Name of the result.")] = None,
+) -> None:
+    """Average the weights of several stages of a training into one file."""
+    from maskhone.engine.weights import average_weights
+
+    out.print(f"wrote {escape(str(average_weights(files, output, name=name)))}")
+
+
 @diagnose_app.command("thresholds")
 def thresholds(
     scores: Annotated[Path, typer.Argument(help="Folder of probability maps.")],

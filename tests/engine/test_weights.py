@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskhone.engine.weights import (
+    average_weights,
     find_weights,
     hash_content,
     list_bundled,
@@ -103,3 +104,45 @@ def test_bundled_weights_are_found_by_name_and_whole():
         assert find_weights(name) == path
         _, header = load_weights(path)
         assert header["name"] == name
+
+
+def test_weights_of_one_kind_are_averaged(tmp_path):
+    header = {"name": "one", "method": "bpr", "config": {"patch_px": 64}, "scores": {"iou": 1}}
+    first, second = (
+        {"w": torch.tensor([1.0, 3.0]), "n": torch.tensor(4)},
+        {
+            "w": torch.tensor([2.0, -1.0]),
+            "n": torch.tensor(6),
+        },
+    )
+    paths = [
+        save_weights(tmp_path / "a.safetensors", first, header),
+        save_weights(tmp_path / "b.safetensors", second, {**header, "name": "two"}),
+    ]
+    state, found = load_weights(average_weights(paths, tmp_path / "c.safetensors", name="both"))
+    assert state["w"].tolist() == [1.5, 1.0]
+    assert state["n"].item() == 6
+    assert found["name"] == "both"
+    assert [each.split()[0] for each in found["average_of"]] == ["one", "two"]
+    assert "scores" not in found
+
+
+@pytest.mark.parametrize(
+    ("state", "header"),
+    [
+        ({"w": torch.zeros(3)}, {"method": "bpr", "config": {}}),
+        ({"w": torch.zeros(2)}, {"method": "segrefiner-lite", "config": {}}),
+        ({"w": torch.zeros(2)}, {"method": "bpr", "config": {"patch_px": 32}}),
+    ],
+)
+def test_weights_of_other_kinds_are_not_averaged(tmp_path, state, header):
+    facts = {"name": "one", "method": "bpr", "config": {}}
+    paths = [
+        save_weights(tmp_path / "a.safetensors", {"w": torch.zeros(2)}, facts),
+        save_weights(tmp_path / "b.safetensors", state, {**facts, **header}),
+    ]
+    with pytest.raises(WeightsError, match="another method, network or configuration"):
+        average_weights(paths, tmp_path / "c.safetensors")
+    with pytest.raises(WeightsError, match="two or more"):
+        average_weights(paths[:1], tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()

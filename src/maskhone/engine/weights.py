@@ -6,7 +6,7 @@ scores, and the sha256 of it all. Bundled files lie in `maskhone/weights/`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,43 @@ def save_weights(
         metadata = {"maskhone": json.dumps(full, sort_keys=True)}
         unfinished.write_bytes(serialize(stored, metadata=metadata))
     return path
+
+
+def average_weights(paths: Sequence[Path], out: Path, *, name: str | None = None) -> Path:
+    """Averages the weights of stages of one training, or of trainings from one start.
+
+    Stages that each forgot a little of what the others knew make one network that knows both.
+
+    Args:
+        paths: two or more files of one method, network and configuration.
+        out: file to write; its header is the last one's, with `average_of` beside.
+        name: what the result is called; None keeps the last one's name.
+
+    Raises:
+        WeightsError: files that do not belong together.
+
+    Source: Wortsman et al., "Model soups", ICML 2022 (uniform soup).
+    """
+    if len(paths) < 2:
+        raise WeightsError(f"an average wants two or more weight files, received {len(paths)}")
+    states, headers = zip(*(load_weights(path) for path in paths), strict=True)
+    for path, state, header in zip(paths[1:], states[1:], headers[1:], strict=True):
+        shapes = [{key: value.shape for key, value in each.items()} for each in (states[0], state)]
+        facts = [(each.get("method"), each.get("config")) for each in (headers[0], header)]
+        if shapes[0] != shapes[1] or facts[0] != facts[1]:
+            raise WeightsError(
+                f"{path}: another method, network or configuration than {paths[0]}; "
+                "only weights of the same kind can be averaged"
+            )
+    mean = {
+        key: torch.stack([state[key] for state in states]).mean(dim=0)
+        if value.is_floating_point()
+        else value
+        for key, value in states[-1].items()
+    }
+    header = {key: value for key, value in headers[-1].items() if key != "scores"}
+    header["average_of"] = [f"{each['name']} {each['sha256'][:8]}" for each in headers]
+    return save_weights(out, mean, {**header, "name": name or header["name"]})
 
 
 def hash_content(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:

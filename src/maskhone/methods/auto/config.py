@@ -6,7 +6,7 @@ from maskhone.errors import UsageError
 
 START_RATES = {
     "bpr": 8.4,
-    "segrefiner-lite": 6.7,
+    "segrefiner-lite": 10.0,
     "guided": 0.8,
     "matting": 3.8,
     "crf": 3.3,
@@ -15,7 +15,7 @@ START_RATES = {
 """Methods that can be asked, and what all looks of one are reckoned to take until it has run:
 seconds per megapixel of object window. Measured on examples/dog.jpg, one thread of an x86 CPU."""
 
-CAN_BE_SURE = ("bpr", "segrefiner-lite")
+CAN_BE_SURE = ("bpr",)
 """Methods with looks of their own (`LooksAgain`): where one is sure, nobody else is asked."""
 
 

@@ -23,7 +23,6 @@ from maskhone.methods.segrefiner.pictures import (
     find_uncertain,
     shrink_picture,
 )
-from maskhone.ops.looks import mirror
 from maskhone.ops.masks import longer_side, surround
 from maskhone.ops.patches import crop, paste_average
 
@@ -59,10 +58,6 @@ class SegRefiner:
         if self.config.scope == "objects":
             return self._refine_objects(image, masks)
         return self._refine_picture(image, masks)
-
-    def look_again(self, image: Image, masks: Scores) -> list[Scores]:
-        """Refines the mirrored picture; see `ops/looks.py`."""
-        return [mirror(self.refine(mirror(image, axis=1), mirror(masks, axis=2)), axis=2)]
 
     def _refine_objects(self, image: NDArray[Any], masks: Scores) -> Scores:
         scores = masks.copy()
