@@ -207,7 +207,7 @@ def measure(case: Case, looks: Looks) -> tuple[Mask, Ballot | None]:
 
 def _judge(case: Case, looks: Looks, *, least_trust: float, majority: float) -> Verdict:
     """Judges by a rule that no word names; nobody reaches a trust of 2."""
-    rule = GuardRule(least_trust=least_trust, majority=majority)
+    rule = GuardRule(least_trust=least_trust, least_agreement=0.0, majority=majority)
     with patch.dict(RULES, {"safe": rule}):
         return judge(case.image, case.coarse, looks, guard="safe")
 
@@ -229,7 +229,8 @@ def _poll(case: Case, looks: Looks, signs: Signs) -> Ballot | None:
     stake = min(len(at) / (np.count_nonzero(case.truth) + 1), _MOST_STAKE)
     at = np.random.default_rng(0).permutation(at)[:_MOST_PIXELS]
     refined = looks.average()
-    votes = [signs.voice * (2 * refined - 1), *(2 * s - 1 for s in (guided, case.coarse, before))]
+    voters = (guided, case.coarse, before)
+    votes = [signs.steadiness * (2 * refined - 1), *(2 * s - 1 for s in voters)]
     return Ballot(
         group=(case.set, case.input),
         votes=np.stack([vote.reshape(-1)[at] for vote in votes], axis=1).astype(np.float32),

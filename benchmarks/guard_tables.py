@@ -1,6 +1,7 @@
 """The tables of the guard: what each way of guarding does to each set."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def decide(mask: Mask, trust: Trust, rule: GuardRule) -> Outcome:
     """Says what the guard would make of a mask, as `maskhone.ops.guard.judge` does."""
     if mask["signs"] is None:
         return "off", True
-    if trust.of(mask["signs"]) > rule.least_trust:
+    is_near = mask["signs"]["agreement"] >= rule.least_agreement
+    if is_near and trust.of(mask["signs"]) > rule.least_trust:
         return "average", True
     return name_vote(rule.majority), False
 
@@ -66,7 +68,7 @@ def tabulate(masks: Sequence[Mask], trusts: Mapping[str, Trust]) -> dict[str, di
         for said, numbers in (("fitted on the other sets", trusts), ("as it is", now)):
             ways |= {f"{word}, {said}": _follow(numbers, rule) for word, rule in RULES.items()}
         for least in LEAST_TRUSTS:
-            rule = GuardRule(least_trust=least, majority=RULES["safe"].majority)
+            rule = replace(RULES["safe"], least_trust=least)
             ways[name_trust(least)] = _follow(trusts, rule)
     else:
         ways |= {word: _take(name_vote(rule.majority)) for word, rule in RULES.items()}

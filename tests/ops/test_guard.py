@@ -73,6 +73,37 @@ def draw_wild_case(seed, *, is_soft):
 
 
 @pytest.mark.parametrize("guard", ["safe", "strict"])
+@pytest.mark.parametrize("far", ["nothing", "everything", "a third"])
+def test_whoever_deletes_or_floods_an_object_is_not_believed(guard, far):
+    answer = {"nothing": draw_disc(0, 0, -1), "everything": draw_disc(48, 64, 200)}.get(
+        far, draw_disc(48, 50, 16)
+    )
+    coarse, grey = TRUTH.astype(np.float32), np.full((*SIZE_HW, 3), 128, np.uint8)
+    for picture in (paint(TRUTH), grey):
+        verdict = judge(picture, coarse, say(answer, answer, certainty=1.0), guard=guard)
+        assert not verdict.is_trusted
+        assert (cut(verdict.scores) != TRUTH).sum() < 0.02 * TRUTH.sum()
+
+
+@pytest.mark.parametrize("can_be_trusted", [True, False])
+def test_a_line_that_its_refiner_leaves_alone_is_left_alone(can_be_trusted):
+    line = draw_disc(0, 0, -1)
+    line[40, 10:110] = True
+    texture = np.random.default_rng(0).integers(100, 116, (*SIZE_HW, 3)).astype(np.uint8)
+    looks = say(line, np.roll(line, 1, axis=0), can_be_trusted=can_be_trusted)
+    verdict = judge(texture, line.astype(np.float32), looks, guard="safe")
+    np.testing.assert_array_equal(cut(verdict.scores), line)
+
+
+def test_the_guided_filter_does_not_wear_a_line_away():
+    line = draw_disc(0, 0, -1)
+    line[40, 10:110] = True
+    texture = np.random.default_rng(0).integers(100, 116, (*SIZE_HW, 3)).astype(np.uint8)
+    voted = put_to_vote(texture, line.astype(np.float32), [], guard="safe")
+    np.testing.assert_array_equal(cut(voted), line)
+
+
+@pytest.mark.parametrize("guard", ["safe", "strict"])
 def test_where_looks_agree_are_certain_and_fit_the_colours_their_average_is_taken(image, guard):
     looks = Looks(
         scores=(say(TRUTH).scores[0], say(TRUTH, certainty=0.9).scores[0]), can_be_trusted=True

@@ -113,3 +113,14 @@ def test_a_mirrored_array_has_memory_of_its_own():
     mirrored[:] = 0
     assert array.tolist() == [[1, 2, 3]]
     assert mirrored.flags.c_contiguous
+
+
+@pytest.mark.parametrize("way", [-1, 1])
+def test_one_soft_pixel_does_not_keep_an_outline_from_moving(way):
+    hard = np.zeros((60, 60), dtype=np.float32)
+    hard[15:45, 15:45] = 1
+    nearly = hard.copy()
+    nearly[30, 30] = 0.9
+    moved, wanted = (shift_outline(each, way) > 0.5 for each in (nearly, hard))
+    assert wanted.sum() != (hard > 0.5).sum()
+    np.testing.assert_array_equal(moved, wanted)

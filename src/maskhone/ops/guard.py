@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image, Scores
 from maskhone.errors import UsageError
-from maskhone.ops.guided_filter import guide_masks
+from maskhone.ops.guided_filter import RADIUS_SHARE, guide_masks
 from maskhone.ops.looks import Looks, average_looks
 from maskhone.ops.masks import near_outline, surround
 from maskhone.ops.tiles import plan_tiles
@@ -37,13 +37,18 @@ TRUST_OFFSET = -10.5
 vote's, losses counting more than gains (benchmarks/guard.py)."""
 
 VOTE_WEIGHTS = {"refined": 2.0, "guided": 2.0, "coarse": 0.1}
-"""Of the votes, each 2 s - 1: a logistic regression on changed pixels of train lists, rounded."""
+"""Of the votes, each 2 s - 1: a logistic regression on changed pixels of train lists, rounded. It
+was made with weights of an earlier stage; with the bundled ones it gives the guided filter less."""
 
 TRUST_VOICE = 2.0
 """Votes that full trust adds to those of `VOTE_WEIGHTS`. Ours: with 4 more roads were lost."""
 
 AGREEMENT_RAMP, CONSISTENCY_RAMP = (0.75, 0.85), (0.8, 0.92)
 """IoU from where a refiner has no vote to where it has its full one. Ours."""
+
+GUIDED_RAMP = (0.5, 0.65)
+"""The same of the guided filter, by its IoU with the coarse mask: it wears away lines of one pixel,
+and mends vessels, where the IoU is 0.65 and more. Ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +57,19 @@ class GuardRule:
 
     Attributes:
         least_trust: probability of being right that an object must have, see `Signs.trust`.
+        least_agreement: IoU with the coarse mask that it must have as well: what deletes an
+            object, or fills the picture, is not trusted however sure it is.
         majority: what the sum of votes must exceed for a pixel to change sides.
     """
 
     least_trust: float
+    least_agreement: float
     majority: float
 
 
 RULES = {
-    "safe": GuardRule(least_trust=0.5, majority=0.5),
-    "strict": GuardRule(least_trust=0.9, majority=1.0),
+    "safe": GuardRule(least_trust=0.5, least_agreement=0.5, majority=0.5),
+    "strict": GuardRule(least_trust=0.9, least_agreement=0.75, majority=1.0),
 }
 """Ours; benchmarks/guard.py says what they give."""
 
@@ -98,8 +106,8 @@ class Signs:
         return float(1 / (1 + np.exp(-logit)))
 
     @property
-    def voice(self) -> float:
-        """The share of its vote that the refiner has, in [0, 1]."""
+    def steadiness(self) -> float:
+        """The share of its vote that the refiner has for agreeing with itself, in [0, 1]."""
         return _rise(self.agreement, AGREEMENT_RAMP) * _rise(self.consistency, CONSISTENCY_RAMP)
 
 
@@ -142,14 +150,20 @@ class Opinion:
 
     @property
     def voice(self) -> float:
-        """See `Signs.voice`; a refiner that can be trusted has more of it the more it is."""
-        told_by_trust = TRUST_VOICE * self.trust if self.looks.can_be_trusted else 0.0
-        return told_by_trust + (1.0 if self.signs is None else self.signs.voice)
+        """What its vote counts, in [0, 1 + TRUST_VOICE]; trust counts where it may decide alone."""
+        if self.signs is None:
+            return 1.0
+        is_near = self.signs.agreement >= RULES["safe"].least_agreement
+        may_be_trusted = self.looks.can_be_trusted and is_near
+        return self.signs.steadiness + (TRUST_VOICE * self.trust if may_be_trusted else 0.0)
 
     def is_sure(self, guard: Guard) -> bool:
         """Whether the object may have the refined scores as a whole; never without a guard."""
-        is_enough = guard != "off" and self.trust > RULES[guard].least_trust
-        return self.looks.can_be_trusted and is_enough
+        if guard == "off" or not self.looks.can_be_trusted:
+            return False
+        rule = RULES[guard]
+        is_near = self.signs is None or self.signs.agreement >= rule.least_agreement
+        return is_near and self.trust > rule.least_trust
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,11 +175,13 @@ class Verdict:
             guided mask has it.
         is_trusted: whether the object got the refined scores as a whole.
         signs: what was seen; None where nothing changed.
+        voice: what the refiner's vote counted, or would have, see `Opinion.voice`.
     """
 
     scores: NDArray[np.float32]
     is_trusted: bool
     signs: Signs | None
+    voice: float = 1.0
 
 
 def judge(image: Image, coarse: NDArray[np.float32], looks: Looks, *, guard: Guard) -> Verdict:
@@ -178,12 +194,14 @@ def judge(image: Image, coarse: NDArray[np.float32], looks: Looks, *, guard: Gua
         guard: `safe` or `strict`.
     """
     opinion = form_opinion(image, coarse, looks)
-    if opinion.signs is None:
-        return Verdict(scores=looks.scores[0], is_trusted=True, signs=None)
+    refined, voice = looks.scores[0], opinion.voice
+    if ((refined > FOREGROUND) == (coarse > FOREGROUND)).all():
+        return Verdict(scores=refined, is_trusted=True, signs=None)
     if opinion.is_sure(guard):
-        return Verdict(scores=looks.average(), is_trusted=True, signs=opinion.signs)
-    scores = put_to_vote(image, coarse, [opinion], guard=guard)
-    return Verdict(scores=scores, is_trusted=False, signs=opinion.signs)
+        scores, is_trusted = looks.average(), True
+    else:
+        scores, is_trusted = put_to_vote(image, coarse, [opinion], guard=guard), False
+    return Verdict(scores=scores, is_trusted=is_trusted, signs=opinion.signs, voice=voice)
 
 
 def form_opinion(image: Image, coarse: NDArray[np.float32], looks: Looks) -> Opinion:
@@ -225,7 +243,8 @@ def _surround_changes(
             changed |= (scores > FOREGROUND) != before
     if looks and not changed.any():
         return None
-    return surround(changed | before, _WINDOW_PX // 2)
+    reach_px = round(4 * RADIUS_SHARE * float(np.sqrt(np.count_nonzero(before))))
+    return surround(changed | before, max(_WINDOW_PX // 2, reach_px))
 
 
 def read_signs(image: Image, coarse: NDArray[np.float32], looks: Scores) -> Signs:
@@ -271,9 +290,10 @@ def vote(
         shares = (average_looks(looks) * np.float32(v / total) for looks, v in members)
         refined = np.clip(sum(shares), 0.0, 1.0).astype(np.float32)
     guided = guide_masks(image, coarse[None])[0]
+    heard = _rise(_overlap(guided > FOREGROUND, coarse > FOREGROUND), GUIDED_RAMP)
     votes = (
         VOTE_WEIGHTS["refined"] * loudest * (2 * refined - 1)
-        + VOTE_WEIGHTS["guided"] * (2 * guided - 1)
+        + VOTE_WEIGHTS["guided"] * heard * (2 * guided - 1)
         + VOTE_WEIGHTS["coarse"] * (2 * coarse - 1)
     )
     inside = np.where(coarse > FOREGROUND, votes > -majority, votes > majority)
@@ -312,8 +332,9 @@ def _compare_colours(
 ) -> NDArray[np.float32]:
     """Says from -1 to 1 how much more pixels look like the side they are on now than the other.
 
-    A pixel's colour, in CIE Lab, is compared with the means of what all looks and the coarse mask
-    have inside, and outside, in a window around it; 0 where either has no such pixels.
+    A pixel's colour, in OpenCV's 8-bit Lab (L times 2.55), is compared with the means of what all
+    looks and the coarse mask have inside, and outside, in a window around it; 0 where either has
+    no such pixels.
     """
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     lab = np.asarray(cv2.GaussianBlur(lab, (0, 0), 1.0), dtype=np.float32)

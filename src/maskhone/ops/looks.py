@@ -20,6 +20,9 @@ _SHIFT_SHARE, _WIDTH_SHARE = 0.01, 1 / 6
 """Of masks of 0 and 1: pixels each way as a share of the square root of the area, but at most of
 the mean width. The three shifts are ours; benchmarks/guard.py says what they give."""
 
+_LEAST_MOVED = 0.01
+"""Share of the object's pixels that a shift has to move, lest it is none. Ours."""
+
 _LEAST_SCORE = 1 / 255  # of 8-bit masks; keeps logits finite
 
 
@@ -82,26 +85,28 @@ def take_looks(refiner: Refiner, image: Image, masks: Scores) -> Looks:
 def shift_outline(scores: NDArray[np.float32], way: int) -> NDArray[np.float32]:
     """Makes the object of `(H, W)` scores a little smaller (`way` -1) or larger (1).
 
-    Soft scores are shifted as logits, those of 0 and 1 lose or win a rim.
+    Soft scores are shifted as logits. Those of 0 and 1, and those too steep for the outline to
+    move by that, lose or win a rim.
 
     Example:
         >>> shift_outline(np.array([[0.2, 0.6, 1.0]], dtype=np.float32), -1).round(2).tolist()
         [[0.07999999821186066, 0.36000001430511475, 0.9900000095367432]]
     """
-    is_hard = bool(((scores == 0) | (scores == 1)).all())
-    if not is_hard:
-        sure = np.clip(scores, _LEAST_SCORE, 1 - _LEAST_SCORE)
-        logits = np.log(sure / (1 - sure)) + way * _LOGIT_SHIFT
-        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
     mask = scores > FOREGROUND
     if not mask.any():
         return scores
+    sure = np.clip(scores, _LEAST_SCORE, 1 - _LEAST_SCORE)
+    logits = np.log(sure / (1 - sure)) + way * _LOGIT_SHIFT
+    shifted = np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+    moved_px = np.count_nonzero((shifted > FOREGROUND) != mask)
+    if moved_px > _LEAST_MOVED * np.count_nonzero(mask):
+        return shifted
     wanted_px = _SHIFT_SHARE * float(np.sqrt(np.count_nonzero(mask)))
     reach_px = round(max(1.0, min(wanted_px, _WIDTH_SHARE * mean_width(mask))))
     side = 2 * reach_px + 1
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     grow = cv2.dilate if way > 0 else cv2.erode
-    return np.asarray(grow(mask.astype(np.uint8), disc), dtype=np.float32)
+    return np.asarray(grow(np.ascontiguousarray(scores), disc), dtype=np.float32)
 
 
 def mirror(array: NDArray[Number], *, axis: int) -> NDArray[Number]:
