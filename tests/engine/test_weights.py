@@ -127,6 +127,15 @@ def test_weights_of_one_kind_are_averaged(tmp_path):
     assert "scores" not in found
 
 
+def test_weights_without_a_name_are_called_as_their_files(tmp_path):
+    paths = [
+        save_weights(tmp_path / f"{stem}.safetensors", {"w": torch.zeros(2)}, {}) for stem in "ab"
+    ]
+    found = read_header(average_weights(paths, tmp_path / "c.safetensors"))
+    assert found["name"] == "c"
+    assert [each.split()[0] for each in found["average_of"]] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("state", "header"),
     [

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from maskhone.contracts import FOREGROUND
-from maskhone.ops.committee import choose
-from maskhone.ops.guard import put_to_vote
+from maskhone.ops.committee import choose, choose_from_opinions
+from maskhone.ops.guard import form_opinion, put_to_vote
 from maskhone.ops.guided_filter import guide_masks
 from maskhone.ops.looks import Looks
+from maskhone.ops.masks import near_outline
 
 ROWS, COLUMNS = np.ogrid[:80, :96]
 
@@ -100,6 +101,37 @@ def test_one_that_changes_nothing_may_be_sure_of_it():
     choice = choose(IMAGE, COARSE, {"calm": calm, "stray": STRAY}, guard="safe")
     np.testing.assert_array_equal(choice.scores > FOREGROUND, COARSE > FOREGROUND)
     assert choice.note.startswith("calm, which changes nothing")
+
+
+def test_of_one_that_changes_nothing_the_first_answer_is_taken():
+    first, again = np.where(COARSE > FOREGROUND, [[[0.9]], [[0.7]]], 0).astype(np.float32)
+    calm = Looks(scores=(first, again), can_be_trusted=True)
+    choice = choose(IMAGE, COARSE, {"calm": calm}, guard="safe")
+    np.testing.assert_array_equal(choice.scores, first)
+
+
+def test_the_band_limits_the_guided_filter_too_before_the_share_kept_is_measured():
+    members = {"tame": TAME}
+    opinions = {name: form_opinion(IMAGE, COARSE, looks) for name, looks in members.items()}
+    free, limited = (
+        choose_from_opinions(IMAGE, COARSE, opinions, guard="safe", band_px=band_px)
+        for band_px in (0, 1)
+    )
+    beyond = ~near_outline(COARSE > FOREGROUND, 1)
+    assert ((free.scores > FOREGROUND) != (COARSE > FOREGROUND))[beyond].any()
+    np.testing.assert_array_equal(limited.scores[beyond], COARSE[beyond])
+    changed = TRUTH != (COARSE > FOREGROUND)
+    stayed = changed & ((limited.scores > FOREGROUND) == (COARSE > FOREGROUND))
+    assert limited.kept == pytest.approx(stayed.sum() / changed.sum())
+    assert limited.kept > free.kept
+
+
+def test_the_band_limits_the_guided_filter_that_answers_alone():
+    unguarded = choose_from_opinions(IMAGE, COARSE, {}, guard="off", band_px=1)
+    guided = guide_masks(IMAGE, COARSE[None])[0]
+    beyond = ~near_outline(COARSE > FOREGROUND, 1)
+    assert (guided != COARSE)[beyond].any()
+    np.testing.assert_array_equal(unguarded.scores, np.where(beyond, COARSE, guided))
 
 
 @pytest.mark.parametrize("guard", ["off", "safe", "strict"])

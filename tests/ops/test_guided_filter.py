@@ -88,6 +88,13 @@ def test_tiles_are_filtered_as_the_whole(monkeypatch, kind):
     np.testing.assert_allclose(guide_masks(image, scores[None], radius_px=3), whole, atol=1e-4)
 
 
+@pytest.mark.parametrize("smoothness", [1e-4, np.float32(1e-4)], ids=["float", "float32"])
+def test_the_spread_of_colours_is_made_invertible_in_double_precision(scene, smoothness):
+    guide = scene[0].astype(np.float32) / 255
+    found = guided_filter_module._spread(guide, guide, smoothness, 4)
+    assert [each.dtype for each in found] == [np.float64] * 6
+
+
 def test_slopes_solve_the_system_of_every_pixel():
     random = np.random.default_rng(0)
     square = random.normal(size=(4, 5, 3, 3))

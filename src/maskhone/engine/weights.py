@@ -120,12 +120,13 @@ def average_weights(paths: Sequence[Path], out: Path, *, name: str | None = None
     Args:
         paths: two or more files of one method, network and configuration.
         out: file to write; its header is the last one's, with `average_of` beside.
-        name: what the result is called; None keeps the last one's name.
+        name: what the result is called; None keeps the last one's name, or takes the file's.
 
     Raises:
         WeightsError: files that do not belong together.
 
     Source: Wortsman et al., "Model soups", ICML 2022 (uniform soup).
+    Differs: running statistics of norms are averaged like weights, not measured anew.
     """
     if len(paths) < 2:
         raise WeightsError(f"an average wants two or more weight files, received {len(paths)}")
@@ -145,8 +146,11 @@ def average_weights(paths: Sequence[Path], out: Path, *, name: str | None = None
         for key, value in states[-1].items()
     }
     header = {key: value for key, value in headers[-1].items() if key != "scores"}
-    header["average_of"] = [f"{each['name']} {each['sha256'][:8]}" for each in headers]
-    return save_weights(out, mean, {**header, "name": name or header["name"]})
+    header["average_of"] = [
+        f"{each.get('name', path.stem)} {each.get('sha256', '')[:8]}"
+        for path, each in zip(paths, headers, strict=True)
+    ]
+    return save_weights(out, mean, {**header, "name": name or header.get("name", out.stem)})
 
 
 def hash_content(state: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:

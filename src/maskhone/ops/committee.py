@@ -1,12 +1,13 @@
 """Several refiners of one object: one that is sure decides alone, the others put it to the vote."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskhone.contracts import FOREGROUND, Image
+from maskhone.ops.band import limit_scores
 from maskhone.ops.guard import Guard, Opinion, form_opinion, put_to_vote
 from maskhone.ops.guided_filter import guide_masks
 from maskhone.ops.looks import Looks
@@ -55,22 +56,40 @@ def choose(
 
 
 def choose_from_opinions(
-    image: Image, coarse: NDArray[np.float32], opinions: Mapping[str, Opinion], *, guard: Guard
+    image: Image,
+    coarse: NDArray[np.float32],
+    opinions: Mapping[str, Opinion],
+    *,
+    guard: Guard,
+    band_px: int = 0,
 ) -> Choice:
-    """Does what `choose` does, of looks whose signs were read before."""
+    """Does what `choose` does, of looks whose signs were read before.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        coarse: `(H, W)` scores.
+        opinions: by the name of the method, of looks that keep to the band.
+        guard: see `choose`.
+        band_px: what is chosen changes nothing further than this from the coarse outline, the
+            guided filter included; 0 sets no limit.
+    """
     if guard == "off":
         members = {name: opinion.looks for name, opinion in opinions.items()}
-        return _take_first(image, coarse, members)
+        first = _take_first(image, coarse, members)
+        return replace(first, scores=_limit(coarse, first.scores, band_px))
     surest = find_surest(opinions, guard=guard)
     if surest is None:
         scores = put_to_vote(image, coarse, list(opinions.values()), guard=guard)
         why = _explain_vote(opinions)
     else:
         opinion = opinions[surest]
-        scores = opinion.looks.average()
-        why = f"{surest}, which is sure here (trust {opinion.trust:.2f})"
-        if opinion.signs is None:
-            why = f"{surest}, which changes nothing"
+        refined = opinion.looks.scores[0]
+        if ((refined > FOREGROUND) == (coarse > FOREGROUND)).all():
+            scores, why = refined, f"{surest}, which changes nothing"
+        else:
+            scores = opinion.looks.average()
+            why = f"{surest}, which is sure here (trust {opinion.trust:.2f})"
+    scores = _limit(coarse, scores, band_px)
     kept = _share_kept(coarse, opinions, scores)
     undone = f"; {100 * kept:.0f} % of the changes were undone" if kept else ""
     return Choice(scores=scores, note=f"{why}{undone}", kept=kept)
@@ -80,6 +99,13 @@ def find_surest(opinions: Mapping[str, Opinion], *, guard: Guard) -> str | None:
     """Returns which of those that are sure has the greatest trust, the first of equals."""
     sure = [name for name, opinion in opinions.items() if opinion.is_sure(guard)]
     return max(sure, key=lambda name: opinions[name].trust, default=None)
+
+
+def _limit(
+    coarse: NDArray[np.float32], scores: NDArray[np.float32], band_px: int
+) -> NDArray[np.float32]:
+    limited: NDArray[np.float32] = limit_scores(coarse[None], scores[None], band_px=band_px)[0]
+    return limited
 
 
 def _take_first(image: Image, coarse: NDArray[np.float32], members: Mapping[str, Looks]) -> Choice:

@@ -93,8 +93,11 @@ def _spread(
 ) -> list[NDArray[np.float64]]:
     """Returns rr, rg, rb, gg, gb, bb of the windows' covariance of colours, made invertible."""
     return [
-        (_mean(guide[..., i] * guide[..., j], radius_px) - mean_guide[..., i] * mean_guide[..., j])
-        + np.float64(smoothness if i == j else 0)
+        (
+            _mean(guide[..., i] * guide[..., j], radius_px)
+            - mean_guide[..., i] * mean_guide[..., j]
+        ).astype(np.float64)  # before adding: NumPy 1 would stay at float32
+        + (smoothness if i == j else 0.0)
         for i in range(3)
         for j in range(i, 3)
     ]

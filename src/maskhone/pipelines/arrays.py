@@ -1,6 +1,6 @@
 """Refining arrays: what goes in is what comes out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from maskhone.contracts import Image, Refiner, Scores, check_image, check_masks
 from maskhone.errors import UsageError
 from maskhone.methods.auto.refine import AutoRefiner
 from maskhone.methods.catalogue import METHODS, load
+from maskhone.ops.band import limit_looks, limit_scores
 from maskhone.ops.groups import split_masks
 from maskhone.ops.guard import (
     Guard,
     Verdict,
     check_guard,
     judge,
-    keep_coarse_beyond_band,
     share_given_back,
 )
 from maskhone.ops.looks import take_looks
@@ -107,7 +107,7 @@ def refine_scores(
         return _choose_scores(refiner, image, masks, guard=guard, band_px=band_px)
     if guard == "off":
         refined = refiner.refine(image, masks)
-        return Refined(scores=_limit(masks, refined, band_px))
+        return Refined(scores=limit_scores(masks, refined, band_px=band_px))
     return _guard_scores(refiner, image, masks, guard=guard, band_px=band_px)
 
 
@@ -119,20 +119,16 @@ def _guard_scores(
     notes: list[str] = []
     for here in split_masks(len(masks), masks.shape[1:], copies=_COPIES):
         group = masks[here]
-        looks = take_looks(refiner, image, group)
-        looks = replace(looks, scores=tuple(_limit(group, s, band_px) for s in looks.scores))
+        looks = limit_looks(group, take_looks(refiner, image, group), band_px=band_px)
         for index, mask in enumerate(group):
             verdict = judge(image, mask, looks.of(index), guard=guard)
             scores[here][index] = verdict.scores
             notes.append(_describe(verdict, can_be_trusted=looks.can_be_trusted))
-        scores[here] = _limit(group, scores[here], band_px)  # the guided filter knows of no band
+        # the guided filter, which votes too, knows of no band
+        scores[here] = limit_scores(group, scores[here], band_px=band_px)
         kept[here] = share_given_back(group, looks.scores[0], scores[here])
     notes = [_add_share(note, share) for note, share in zip(notes, kept.tolist(), strict=True)]
     return Refined(scores=scores, kept=kept, notes=tuple(notes))
-
-
-def _limit(coarse: Scores, refined: Scores, band_px: int) -> Scores:
-    return keep_coarse_beyond_band(coarse, refined, band_px=band_px) if band_px else refined
 
 
 def _describe(verdict: Verdict, *, can_be_trusted: bool) -> str:
@@ -142,7 +138,7 @@ def _describe(verdict: Verdict, *, can_be_trusted: bool) -> str:
     if verdict.is_trusted:
         return f"trusted ({signs.trust:.2f})"
     doubt = f"trust {signs.trust:.2f}, " if can_be_trusted else ""
-    return f"put to the vote ({doubt}voice {signs.voice:.2f})"
+    return f"put to the vote ({doubt}voice {verdict.voice:.2f})"
 
 
 def _add_share(note: str, kept: float) -> str:
@@ -153,9 +149,8 @@ def _choose_scores(
     refiner: AutoRefiner, image: Image, masks: Scores, *, guard: Guard, band_px: int
 ) -> Refined:
     """Refines by a committee, which guards what it chooses and says why it chose it."""
-    choices = refiner.choose_each(image, masks, guard=guard)
+    choices = refiner.choose_each(image, masks, guard=guard, band_px=band_px)
     scores = np.array([choice.scores for choice in choices], dtype=np.float32).reshape(masks.shape)
-    scores = _limit(masks, scores, band_px)
     kept = np.array([choice.kept for choice in choices], dtype=np.float64)
     return Refined(
         scores=scores,

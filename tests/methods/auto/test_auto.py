@@ -157,7 +157,7 @@ def test_what_all_looks_of_a_method_took_is_measured(pretend, photo, strange):
     refiner = pretend()
     refiner.refine(photo, strange[None])
     for name, seconds in ALL_LOOKS.items():
-        assert refiner._rate(name) == pytest.approx(seconds / measure_window(strange))
+        assert refiner._rate(name, "safe") == pytest.approx(seconds / measure_window(strange))
 
 
 def test_however_little_time_there_is_an_answer(pretend, photo, strange):
@@ -204,11 +204,86 @@ def test_without_a_guard_the_first_method_answers_once(pretend, photo, strange):
 
 def test_without_a_guard_a_first_method_that_does_not_fit_is_passed_over(pretend, photo, strange):
     refiner = pretend()
-    refiner.refine(photo, strange[None])
+    refiner.choose_each(photo, strange[None], guard="off")
     refiner.config = AutoConfig(seconds=3.2)
     (choice,) = refiner.choose_each(photo, strange[None], guard="off")
     assert choice.note.startswith("crf, without a guard; left out: bpr")
-    assert refiner.pretended["bpr"].looked_again == 1
+    assert refiner.pretended["bpr"].looked_again == 0
+
+
+@pytest.mark.parametrize(("name", "looks"), [("bpr", 2), ("crf", 3), ("grabcut", 3)])
+def test_without_a_guard_one_look_is_reckoned(pretend, photo, strange, name, looks):
+    refiner = pretend(methods=name)
+    assert refiner._rate(name, "safe") == START_RATES[name]
+    assert refiner._rate(name, "off") == pytest.approx(START_RATES[name] / looks)
+    refiner.choose_each(photo, strange[None], guard="off")
+    assert refiner._rate(name, "off") == pytest.approx(COSTS[name] / measure_window(strange))
+
+
+def test_calls_with_and_without_a_guard_are_reckoned_apart(pretend, photo, strange):
+    refiner = pretend()
+    refiner.refine(photo, strange[None])
+    for _ in range(3):
+        refiner.choose_each(photo, strange[None], guard="off")
+    for guard in ("safe", "strict"):
+        for name, seconds in ALL_LOOKS.items():
+            assert refiner._rate(name, guard) == pytest.approx(seconds / measure_window(strange))
+    refiner.config = AutoConfig(seconds=7.9)  # one look of bpr would fit
+    (choice,) = refiner.choose_each(photo, strange[None], guard="safe")
+    assert "left out: bpr" in choice.note
+
+
+def test_without_a_limit_speed_has_no_say(pretend, photo, strange):
+    refiner = pretend(methods="grabcut,crf")
+    (first,) = refiner.choose_each(photo, strange[None], guard="safe")
+    assert list(refiner.pretended) == ["grabcut", "crf"]
+    assert refiner._rate("crf", "safe") < refiner._rate("grabcut", "safe")
+    (second,) = refiner.choose_each(photo, strange[None], guard="safe")
+    assert first.note == second.note
+    assert first.note.index("grabcut") < first.note.index("crf")
+
+
+def test_with_a_limit_the_fastest_of_the_others_is_asked_first(pretend, photo, strange):
+    refiner = pretend(methods="grabcut,crf", seconds=1e9)
+    refiner.choose_each(photo, strange[None], guard="safe")
+    assert list(refiner.pretended) == ["crf", "grabcut"]
+
+
+@pytest.mark.parametrize("guard", ["off", "safe", "strict"])
+@pytest.mark.parametrize("methods", ["bpr,crf", "crf,grabcut"])
+def test_of_empty_masks_nobody_is_left_out(pretend, photo, strange, guard, methods):
+    refiner = pretend(methods=methods, seconds=1e-9)
+    choices = refiner.choose_each(photo, np.stack([strange * 0] * 2), guard=guard)
+    assert not any("left out" in choice.note for choice in choices)
+    assert not any(choice.scores.any() for choice in choices)
+
+
+class FarAway:
+    """A method that is sure of a part far from the outline, and changes nothing else."""
+
+    def refine(self, image, masks):
+        refined = masks.copy()
+        refined[:, -8:, :8] = 1
+        return refined
+
+    def look_again(self, image, masks):
+        return [self.refine(image, masks)]
+
+
+@pytest.mark.parametrize("guard", ["safe", "strict"])
+@pytest.mark.parametrize("band_px", [0, 3])
+def test_what_lies_beyond_the_band_is_not_judged(photo, disc, guard, band_px):
+    image, mask = photo.copy(), disc.astype(np.float32)
+    image[-8:, :8] = image[disc][:64].reshape(8, 8, 3)  # the part looks like the disc
+    refiner = AutoRefiner(config=AutoConfig(methods="bpr"), load=lambda name: FarAway())
+    (choice,) = refiner.choose_each(image, mask[None], guard=guard, band_px=band_px)
+    if band_px:
+        np.testing.assert_array_equal(choice.scores, mask)
+        assert choice.note == "bpr, which changes nothing"
+        assert choice.kept == 0
+    else:
+        assert choice.note.startswith("bpr, which is sure here")
+        assert (choice.scores > FOREGROUND)[-8:, :8].all()
 
 
 def test_no_masks_ask_nobody(pretend, photo):

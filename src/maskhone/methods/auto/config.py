@@ -13,7 +13,8 @@ START_RATES = {
     "grabcut": 7.2,
 }
 """Methods that can be asked, and what all looks of one are reckoned to take until it has run:
-seconds per megapixel of object window. Measured on examples/dog.jpg, one thread of an x86 CPU."""
+seconds per megapixel of object window; without a guard, the share of one look. Measured on
+examples/dog.jpg, one thread of an x86 CPU."""
 
 CAN_BE_SURE = ("bpr",)
 """Methods with looks of their own (`LooksAgain`): where one is sure, nobody else is asked."""
