@@ -100,8 +100,8 @@ def refine(
         typer.Option(
             metavar="off|safe|strict",
             callback=_check_guard,
-            help="Keep the coarse mask where the refined one is not trusted. Default: safe; off "
-            "for prn and perimeterfit.",
+            help="Keep the coarse mask, or what an edge filter makes of it, where the refined one "
+            "is not trusted. Default: safe; off for prn and perimeterfit.",
         ),
     ] = None,
     band_px: Annotated[

@@ -112,12 +112,13 @@ def test_what_lies_beyond_the_band_is_not_judged(photo, disc, guard, make):
 
 def test_the_voice_that_is_told_is_the_one_that_votes(photo, disc):
     torn = TwoLooks()
-    torn.look_again = lambda image, masks: [np.roll(masks, -1, axis=2)]
-    masks = disc.astype(np.float32)[None]
+    torn.look_again = lambda image, masks: [np.roll(masks, 3, axis=2)]
+    masks = 0.9 * np.roll(disc, 1, axis=1).astype(np.float32)[None]
     looks = take_looks(torn, photo, masks)
     verdict = judge(photo, masks[0], looks.of(0), guard="strict")
     (note,) = refine_scores(torn, photo, masks, guard="strict").notes
     assert not verdict.is_trusted
+    assert verdict.signs.trust > 0.5  # so that trust is heard in the voice
     assert f"(trust {verdict.signs.trust:.2f}, voice {verdict.voice:.2f})" in note
     opinion = form_opinion(photo, masks[0], looks.of(0))
     assert verdict.voice == opinion.voice
