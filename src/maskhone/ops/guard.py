@@ -68,7 +68,7 @@ class GuardRule:
 
 
 RULES = {
-    "safe": GuardRule(least_trust=0.5, least_agreement=0.5, majority=0.5),
+    "safe": GuardRule(least_trust=0.7, least_agreement=0.5, majority=0.5),
     "strict": GuardRule(least_trust=0.9, least_agreement=0.75, majority=1.0),
 }
 """Ours; benchmarks/guard.py says what they give."""
