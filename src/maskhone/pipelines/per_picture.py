@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 _QUEUED = 4  # items per process that wait; more would only take memory
 _QUEUED_MADE = 1  # likewise, where something large was made for each
-_PATIENCE_S = 1.0  # for a signal that other processes have had already
+_PATIENCE_S = 3.0  # a busy machine takes its time to pass on a Ctrl-C
 
 
 def count_processes(asked: int) -> int:
