@@ -55,7 +55,7 @@ def draw_set(root, *, is_known, coarse, value):
         cv2.circle(disc, (18 + i, 20), 10, 1, -1)
         image = np.full((SIDE_PX, SIDE_PX, 3), 60, dtype=np.uint8)
         image[..., 0] += disc * np.uint8(190 if is_known else 20)
-        soft = cv2.GaussianBlur(np.roll(disc, 3, axis=1).astype(np.float32), (0, 0), 2.0)
+        soft = cv2.GaussianBlur(np.roll(disc, 2, axis=1).astype(np.float32), (0, 0), 1.0)
         truth = disc * np.uint8(255 if value is None else value)
         if value is not None:
             truth[:4] = 255  # not labelled
@@ -91,7 +91,7 @@ def test_a_run_fits_numbers_that_trust_what_the_refiner_knows(
     assert all(each >= 0 for name, each in found["trust"]["all"].items() if name != "offset")
     assert len(found["masks"]) == 6 * 2 * 2
     for name in program.SETS:
-        cell = found["tables"]["soft"]["safe, fitted on the other sets"][name]
+        cell = found["tables"]["soft"]["trust 0.5"][name]
         assert cell["trusted"] == (name in KNOWN)
         assert cell["worse"] == 0
         assert (found["tables"]["soft"]["off"][name]["worse"] > 0) == (name not in KNOWN)

@@ -132,8 +132,8 @@ def test_of_looks_that_disagree_wildly_nothing_is_left(image, guard):
 
 
 def test_a_change_against_the_colours_is_undone_and_one_with_them_is_not():
-    disc, larger = draw_disc(48, 64, 24), draw_disc(48, 64, 30)
-    looks = say(larger, larger, certainty=0.3)
+    disc, larger = draw_disc(48, 64, 27), draw_disc(48, 64, 30)
+    looks = say(larger, larger, certainty=0.4)
     with_them = judge(paint(larger), disc.astype(np.float32), looks, guard="safe")
     against = judge(paint(disc), disc.astype(np.float32), looks, guard="safe")
     assert with_them.signs.likeness > 0 > against.signs.likeness
