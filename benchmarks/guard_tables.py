@@ -13,7 +13,7 @@ from maskhone.ops.guard import RULES, TRUST_OFFSET, TRUST_WEIGHTS, GuardRule
 INPUTS = ("soft", "hard")
 """Coarse masks as they are, and cut at one half."""
 
-MAJORITIES = (0.0, 0.3, 0.5, 0.7, 1.0, 1.5)
+MAJORITIES = tuple(sorted({0.0, 0.3, 0.5, 0.7, 1.0} | {rule.majority for rule in RULES.values()}))
 
 LEAST_TRUSTS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
