@@ -258,7 +258,7 @@ def test_a_stopped_folder_run_leaves_whole_files_and_goes_on(
 def test_an_entry_of_wrong_size_is_kept_and_the_rest_refined(refine, results):
     results.entries[2]["segmentation"] = {"size": [2, 2], "counts": "22"}
     results.masks.write_text(json.dumps(results.entries))
-    result = refine(results.images, results.masks, results.out)
+    result = refine(results.images, results.masks, results.out, "--guard", "off")
     assert result.code == FAILED
     assert "entry 2" in result.err
     refined = json.loads(results.out.read_text())
@@ -269,7 +269,7 @@ def test_an_entry_of_wrong_size_is_kept_and_the_rest_refined(refine, results):
 
 def test_entries_of_an_unknown_image_are_kept_and_the_rest_refined(refine, results):
     (results.images / "2.png").unlink()
-    result = refine(results.images, results.masks, results.out)
+    result = refine(results.images, results.masks, results.out, "--guard", "off")
     assert result.code == FAILED
     assert "image 2" in result.err
     refined = json.loads(results.out.read_text())
