@@ -117,6 +117,15 @@ def wait_long(number, folder):
         time.sleep(60)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Lets Ctrl-C interrupt, which jobs in the background of a shell are started to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_all_processes_at_once_and_leaves_nothing_half_written(tmp_path):
     def interrupt():
         while not any(path.read_text() for path in tmp_path.glob(".unfinished-*")):
