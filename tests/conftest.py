@@ -161,3 +161,15 @@ def list_files():
         return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
     return list_below
+
+
+@pytest.fixture
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A bright noisy square on a dark ground, its truth, and a mask that is 3 px too large."""
+    random = np.random.default_rng(0)
+    truth = np.zeros((64, 64), dtype=bool)
+    truth[20:44, 20:44] = True
+    image = np.where(truth[..., None], 200, 60) + random.integers(-9, 10, (64, 64, 3))
+    coarse = np.zeros((1, 64, 64), dtype=np.float32)
+    coarse[0, 17:47, 17:47] = 1.0
+    return image.astype(np.uint8), truth, coarse

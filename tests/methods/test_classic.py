@@ -14,18 +14,6 @@ from maskhone.methods.classic.guided import GuidedRefiner
 from maskhone.methods.classic.matting import MattingRefiner
 
 
-@pytest.fixture
-def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A bright noisy square on a dark ground, its truth, and a mask that is 3 px too large."""
-    random = np.random.default_rng(0)
-    truth = np.zeros((64, 64), dtype=bool)
-    truth[20:44, 20:44] = True
-    image = np.where(truth[..., None], 200, 60) + random.integers(-9, 10, (64, 64, 3))
-    coarse = np.zeros((1, 64, 64), dtype=np.float32)
-    coarse[0, 17:47, 17:47] = 1.0
-    return image.astype(np.uint8), truth, coarse
-
-
 def errors(scores: np.ndarray, truth: np.ndarray) -> int:
     return int(((scores[0] > FOREGROUND) != truth).sum())
 
